@@ -3,13 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mixlaw.errors import DomainError
+
+_CONFIG: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+"""How these are read from `mixlaw.toml`: an unknown key is an error, docstrings are comments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Domain:
     """One source of training text."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CONFIG
 
     name: str
     """As it appears in tables, files and exports."""
@@ -54,6 +60,8 @@ class Domain:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
     """The run that is to be decided."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CONFIG
 
     tokens: float
     """Tokens that it will be trained on."""

@@ -139,6 +139,8 @@ class LossTable:
     run_ids: tuple[str, ...]
     mixture_ids: tuple[str, ...]
     """Replicates of a mixture share their id."""
+    seeds: tuple[int | None, ...]
+    """Runs with one seed share initialisation and data order; None: not known."""
     domains: tuple[str, ...]
     targets: tuple[str, ...]
     r_RM: Float[np.ndarray, "R M"]
@@ -159,6 +161,7 @@ class LossTable:
         return LossTable(
             run_ids=tuple(self.run_ids[i] for i in index),
             mixture_ids=tuple(self.mixture_ids[i] for i in index),
+            seeds=tuple(self.seeds[i] for i in index),
             domains=self.domains,
             targets=self.targets,
             r_RM=self.r_RM[index],
@@ -242,6 +245,7 @@ def loss_table(
                 runs["mixture_id"].to_list(), _proportions(runs, domains), strict=True
             )
         ),
+        seeds=tuple(runs["seed"].to_list()),
         domains=domains,
         targets=chosen,
         r_RM=_proportions(runs, domains),

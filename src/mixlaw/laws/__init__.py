@@ -1,1 +1,1 @@
-"""."""
+"""Formulas only: pure NumPy, no data, no files, no fit."""

@@ -1,0 +1,286 @@
+"""`mixlaw.toml`: the one file of a study that a person edits.
+
+Field names, defaults and comments live here once: the template of `mixlaw init`, the JSON Schema
+for editors and the errors all come from these dataclasses.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mixlaw.domains import Domain, Scale
+from mixlaw.errors import ConfigError
+
+FILE_NAME = "mixlaw.toml"
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySection:
+    """The study itself."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str = "study"
+    """Shown in the report."""
+    store: str = "sqlite:///study.db"
+    """Where the state of runs is kept; a relative path is relative to this file."""
+    corpus: str = "corpus"
+    """Folder of the token files; a relative path is relative to this file."""
+    slots: int | None = None
+    """Runs that train at once on this machine; not given: one per CPU core."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveSection:
+    """What is minimised."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Weight of each target's loss; targets are the validation domains. None: all domains alike."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceSection:
+    """What the team would use today."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    proportions: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Token share of each domain. None: in proportion to the tokens on hand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DesignSection:
+    """The mixtures that the proxies are trained on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    method: Literal["double-diminishing", "dirichlet", "sobol"] = "double-diminishing"
+    """How mixtures are drawn: double-diminishing (the paper's), dirichlet or sobol."""
+    mixtures: int = 20
+    """Mixtures that the law is fitted to; about three per domain and one."""
+    floor: float = 0.04
+    """Least share of every domain in every proxy. 0 is allowed; small models trained without a
+    domain lie far off any law."""
+    noise_runs: int = 6
+    """Runs that repeat two of the mixtures with fresh seeds, to see how much seeds differ."""
+    holdout: int = 8
+    """Mixtures that are trained but not fitted, to see how well the law predicts."""
+    seed: int = 0
+    """Seed of the design and of the training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProxiesSection:
+    """The small models."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    params: float = 49_000
+    """Parameters, without embeddings."""
+    tokens: float = 1_000_000
+    """Tokens that each is trained on."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Learning rate: constant (with an average of the weights), cosine or wsd."""
+    evaluations: int = 3
+    """Log-spaced steps at which all losses are measured; the last is the end."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; auto takes bf16 where it is faster."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConstraintsSection:
+    """What the optimum must respect, beside the token supply."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    floor: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Least share of a domain. None: the design's floor, so that nothing is extrapolated."""
+    cap: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Largest share of a domain. None: what the token supply allows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifySection:
+    """The runs that put the answer to the test."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    seeds: int = 3
+    """Fresh seeds of the optimum and of every baseline; at least 3."""
+    evaluations: int = 24
+    """Log-spaced steps at which losses are measured, to see who reaches what when."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A study's whole configuration."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    study: StudySection = field(default_factory=StudySection)
+    scale: Scale | None = None
+    """The run that is to be decided. Not given: the proxies' own scale, nothing is extrapolated."""
+    domains: tuple[Domain, ...] = ()
+    objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+    reference: ReferenceSection = field(default_factory=ReferenceSection)
+    design: DesignSection = field(default_factory=DesignSection)
+    proxies: ProxiesSection = field(default_factory=ProxiesSection)
+    constraints: ConstraintsSection = field(default_factory=ConstraintsSection)
+    verify: VerifySection = field(default_factory=VerifySection)
+
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(path: Path) -> Config:
+    """Returns the configuration in a `mixlaw.toml`.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or has an unknown key or a wrong value.
+        DomainError: A domain makes no sense.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no {path.name} in {path.parent}",
+            do="make one with `mixlaw init`, or name a study folder with `--study`",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{path} must be TOML, but: {error}", do="correct that place of the file"
+        ) from error
+    return parse_config(values, where=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, where: str) -> Config:
+    """Returns the configuration in plain values; `where` names their place in errors.
+
+    Raises:
+        ConfigError: An unknown key or a wrong value, with its path.
+        DomainError: A domain makes no sense.
+    """
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def config_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of `mixlaw.toml`, for editors."""
+    return _ADAPTER.json_schema()
+
+
+def write_template(config: Config) -> str:
+    """Returns a `mixlaw.toml` with every key, its comment and its value.
+
+    Keys that have no value are commented out.
+    """
+    schema = config_schema()
+    values = cast("dict[str, Any]", _ADAPTER.dump_python(config, mode="json"))
+    lines = ["# A mixlaw study. Delete a key to get its default.", ""]
+    for name, entry in schema["properties"].items():
+        kind = _resolve(schema, entry)
+        lines += _comment(entry.get("description") or kind.get("description", ""))
+        if kind.get("type") == "array":
+            for item in values[name]:
+                lines += [f"[[{name}]]", *_keys(_resolve(schema, kind["items"]), item), ""]
+            if not values[name]:
+                lines += [f"# [[{name}]]", '# name = "web"', ""]
+        else:
+            absent = values[name] is None
+            body = list(_keys(kind, {} if absent else values[name]))
+            header = f"[{name}]"
+            lines += [f"# {header}" if absent else header, *body, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _keys(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+    for key, entry in schema["properties"].items():
+        yield from _comment(entry.get("description", ""))
+        value = values.get(key)
+        if value is None or value == {}:
+            yield f"# {key} = {_example(entry)}"
+        else:
+            yield f"{key} = {_toml(value)}"
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line.strip()}" for line in text.splitlines() if line.strip()]
+
+
+def _example(entry: Mapping[str, Any]) -> str:
+    kinds = {entry.get("type"), *(part.get("type") for part in entry.get("anyOf", ()))}
+    if "object" in kinds:
+        return "{ web = 0.7, code = 0.3 }"
+    return '""' if "string" in kinds else "1"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, object]", value).items()
+        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml(v)}" for k, v in pairs) + " }"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _toml_key(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else json.dumps(key, ensure_ascii=False)
+
+
+def _resolve(schema: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what an entry of a JSON Schema refers to, or itself."""
+    options = [entry, *entry.get("anyOf", ())]
+    for option in options:
+        if "$ref" in option:
+            return schema["$defs"][option["$ref"].rsplit("/", 1)[1]]
+    return entry
+
+
+def _explain(error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    location = first["loc"]
+    key = _dotted(location)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"the keys there are {', '.join(known)}"
+        return ConfigError(f"`{key}` is no key", where=where, do=hint)
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return ConfigError(f"`{key}` must be given", where=where, do="add it")
+    reason = first["msg"].removeprefix("Input should be ")
+    found = json.dumps(first["input"], default=str, ensure_ascii=False)
+    return ConfigError(f"`{key}` must be {reason}, found {found[:80]}", where=where)
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    schema = config_schema()
+    entry: Mapping[str, Any] = schema
+    for part in location:
+        entry = entry["items"] if isinstance(part, int) else entry["properties"][part]
+        entry = _resolve(schema, entry)
+    return list(entry["properties"])

@@ -1,0 +1,212 @@
+"""The best mixture, what it is expected to gain, and how sure that is.
+
+Shape letters: R runs, M training domains, T targets, B bootstrap draws.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mixlaw.fit.result import FitResult
+from mixlaw.mixtures import CappedSimplex, Mixture
+from mixlaw.optimize.baselines import distance_to_runs
+from mixlaw.optimize.objective import ObjectiveFunction, WeightedLoss
+from mixlaw.optimize.solver import minimize_objective
+from mixlaw.predict import difference_sd, predict_losses, predict_weighted
+
+CERTIFIED_GAP = 1e-6
+"""A gap below this, in the objective's unit, is called certified."""
+LEVEL = 0.9
+"""Level of all intervals here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """By how much the optimum's loss is expected to lie below a baseline's."""
+
+    baseline: str
+    mixture: Mixture
+    value: float
+    """Predicted difference of the objective, baseline less optimum; positive is better."""
+    low: float
+    """Lower limit, after the optimism of choosing the best and the error of differences."""
+    high: float
+    verdict: str
+    """gain | no evidence | loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Optimum:
+    """The best mixture under a fitted law, with all that is needed to judge it."""
+
+    mixture: Mixture
+    objective: WeightedLoss
+    loss: float
+    """Predicted objective, in the unit of the fit."""
+    loss_low: float
+    loss_high: float
+    target_losses: Mapping[str, tuple[float, float, float]]
+    """Predicted loss of each target with the interval of one new run: value, low, high."""
+    gap: float
+    """No allowed mixture is lower than `loss - gap` under this law, if it is convex."""
+    is_convex: bool
+    at_floor: tuple[str, ...]
+    at_cap: tuple[str, ...]
+    proportion_range: Mapping[str, tuple[float, float]]
+    """Middle 90% of each proportion's optimum over the bootstrap draws."""
+    distance_to_runs: float
+    """Share that must move to get to the closest mixture that was run."""
+    gains: tuple[Gain, ...]
+    """Against each baseline."""
+    level: float
+    notes: tuple[str, ...]
+
+    @property
+    def certificate(self) -> str:
+        """What is proven about the optimum, in a sentence."""
+        if not self.is_convex:
+            return "not certified: the law is not convex, the best of several starts is shown"
+        if self.gap > CERTIFIED_GAP:
+            return f"not certified: a mixture could be {self.gap:.2g} lower under this law"
+        return (
+            f"certified: no allowed mixture is more than {max(self.gap, 1e-12):.1g} lower under"
+            " this law; a certificate is about the law, not about the world"
+        )
+
+    def gain_over(self, baseline: str) -> Gain:
+        """Returns the gain over a baseline by its name."""
+        return next(gain for gain in self.gains if gain.baseline == baseline)
+
+
+def optimize_mixture(
+    fit: FitResult,
+    objective: WeightedLoss,
+    allowed: CappedSimplex,
+    *,
+    baselines: Mapping[str, Mixture] | None = None,
+) -> Optimum:
+    """Returns the mixture with the least weighted loss among the allowed ones.
+
+    Args:
+        fit: A fitted law.
+        objective: What is minimised.
+        allowed: Floors and caps, over the domains of the fit.
+        baselines: Mixtures that the optimum is compared with, by name.
+
+    Raises:
+        FitError: A weighted target is not in the fit.
+        MixtureError: The allowed domains are not those of the fit.
+    """
+    allowed = _ordered(allowed, fit.domains)
+    weight_T = objective.row(fit)
+    function = ObjectiveFunction(fit.law, fit.theta_TP, weight_T)
+    minimum = minimize_objective(function, allowed)
+    mixture = Mixture.from_array(fit.domains, minimum.r_M)
+    chosen_BM = np.stack(
+        [
+            minimize_objective(
+                ObjectiveFunction(fit.law, theta_TP, weight_T), allowed, start_M=minimum.r_M
+            ).r_M
+            for theta_TP in fit.theta_draws_BTP
+        ]
+    )
+    whole = predict_weighted(fit, [mixture], objective.shares, level=LEVEL)
+    each = predict_losses(fit, [mixture], level=LEVEL)
+    low_M, high_M = np.quantile(chosen_BM, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Optimum(
+        mixture=mixture,
+        objective=objective,
+        loss=float(whole.value_RK[0, 0]),
+        loss_low=float(whole.low_RK[0, 0]),
+        loss_high=float(whole.high_RK[0, 0]),
+        target_losses={
+            target: (
+                float(each.value_RK[0, i]),
+                float(each.low_RK[0, i]),
+                float(each.high_RK[0, i]),
+            )
+            for i, target in enumerate(fit.targets)
+        },
+        gap=minimum.gap,
+        is_convex=function.is_convex,
+        at_floor=tuple(
+            name
+            for name, share, floor in zip(fit.domains, minimum.r_M, allowed.floors, strict=True)
+            if share - floor < 1e-6
+        ),
+        at_cap=tuple(
+            name
+            for name, share, cap in zip(fit.domains, minimum.r_M, allowed.caps, strict=True)
+            if cap - share < 1e-6 and cap < 1
+        ),
+        proportion_range={
+            name: (float(low), float(high))
+            for name, low, high in zip(fit.domains, low_M, high_M, strict=True)
+        },
+        distance_to_runs=distance_to_runs(minimum.r_M, fit.table.r_RM),
+        gains=tuple(
+            _gain(fit, objective, name, baseline.reordered(fit.domains), minimum.r_M, chosen_BM)
+            for name, baseline in (baselines or {}).items()
+        ),
+        level=LEVEL,
+        notes=whole.notes,
+    )
+
+
+def _gain(
+    fit: FitResult,
+    objective: WeightedLoss,
+    name: str,
+    baseline: Mixture,
+    r_M: Float[np.ndarray, " M"],
+    chosen_BM: Float[np.ndarray, "B M"],
+) -> Gain:
+    """Returns the gain over a baseline, with limits that know of the winner's curse.
+
+    In each draw the optimum is chosen anew; what that draw promises less what its choice gains
+    under the fit itself is the optimism of choosing. The limits are those of the promised gain less
+    the optimism, plus the error of predicted differences between mixtures, seeds included.
+    """
+    weight_T = objective.row(fit)
+    base_M = baseline.array()
+    value_2 = fit.losses(np.stack([base_M, r_M])) @ weight_T
+    gain = float(value_2[0] - value_2[1])
+    under_fit_B = value_2[0] - fit.losses(chosen_BM) @ weight_T
+    promised_B = np.array(
+        [
+            (difference := ObjectiveFunction(fit.law, theta_TP, weight_T).value(pair_2M))[0]
+            - difference[1]
+            for theta_TP, pair_2M in zip(
+                fit.theta_draws_BTP,
+                np.stack([np.broadcast_to(base_M, chosen_BM.shape), chosen_BM], axis=1),
+                strict=True,
+            )
+        ]
+    )
+    optimism_B = promised_B - under_fit_B
+    error_sd = difference_sd(fit, objective.shares)
+    # The same draws for every call: a verdict must not change between two reports of one study.
+    noise_B = np.random.default_rng(0).standard_normal((20, len(optimism_B))) * error_sd
+    possible = gain - optimism_B + noise_B
+    low, high = np.quantile(possible, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    verdict = "gain" if low > 0 else "loss" if high < 0 else "no evidence"
+    return Gain(
+        baseline=name,
+        mixture=baseline,
+        value=gain,
+        low=float(low),
+        high=float(high),
+        verdict=verdict,
+    )
+
+
+def _ordered(allowed: CappedSimplex, domains: tuple[str, ...]) -> CappedSimplex:
+    """Returns the floors and caps in the order of the fit's domains."""
+    floors = dict(zip(allowed.names, allowed.floors, strict=True))
+    caps = dict(zip(allowed.names, allowed.caps, strict=True))
+    Mixture.uniform(allowed.names).array(domains)  # raises where the domains differ
+    return CappedSimplex(
+        domains, tuple(floors[name] for name in domains), tuple(caps[name] for name in domains)
+    )

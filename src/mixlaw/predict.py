@@ -1,0 +1,173 @@
+"""From fitted laws to the losses of mixtures, with intervals for one new run of each.
+
+Shape letters: R mixtures, M training domains, T targets, K linear combinations of targets, L
+left-out fits.
+
+Inside the region of the runs the interval is jackknife+ over mixtures (Barber et al. 2021,
+arXiv:1905.02928, Eq. 1.6): each left-out fit predicts the new mixture, and its own left-out
+residual says how wrong such a prediction is. Design runs share a seed, which hides what seeds do to
+all of them at once; that noise, measured on repeated mixtures, is added in quadrature.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from mixlaw.errors import FitError
+from mixlaw.fit.noise import shared_seed
+from mixlaw.fit.result import FitResult
+from mixlaw.mixtures import Mixture, stack_mixtures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prediction:
+    """Predicted losses of mixtures; the interval is that of one new run with a fresh seed."""
+
+    mixtures: tuple[Mixture, ...]
+    columns: tuple[str, ...]
+    """Targets, or the name of a combination of them."""
+    value_RK: Float[np.ndarray, "R K"]
+    low_RK: Float[np.ndarray, "R K"]
+    high_RK: Float[np.ndarray, "R K"]
+    level: float
+    """Share of new runs that the interval is meant to hold."""
+    unit: str
+    notes: tuple[str, ...]
+    """What the intervals do not hold, in sentences."""
+
+
+def predict_losses(
+    fit: FitResult, mixtures: Sequence[Mixture], *, level: float = 0.9
+) -> Prediction:
+    """Returns the loss of every target on each mixture.
+
+    Raises:
+        MixtureError: A mixture has other domains than the fit.
+    """
+    return _predict(fit, mixtures, np.eye(len(fit.targets)), fit.targets, level)
+
+
+def predict_weighted(
+    fit: FitResult,
+    mixtures: Sequence[Mixture],
+    weights: Mapping[str, float],
+    *,
+    name: str = "objective",
+    level: float = 0.9,
+) -> Prediction:
+    """Returns a weighted sum of target losses on each mixture, with its own interval.
+
+    Raises:
+        FitError: A weighted target is not in the fit.
+        MixtureError: A mixture has other domains than the fit.
+    """
+    return _predict(fit, mixtures, weight_row(fit, weights), (name,), level)
+
+
+def weight_row(fit: FitResult, weights: Mapping[str, float]) -> Float[np.ndarray, "1 T"]:
+    """Returns weights by target as a row in the fit's order.
+
+    Raises:
+        FitError: A weighted target is not in the fit.
+    """
+    for target in weights:
+        if target not in fit.targets:
+            raise FitError(
+                f"{target!r} is no fitted target", do=f"the targets are {', '.join(fit.targets)}"
+            )
+    return np.array([[float(weights.get(target, 0.0)) for target in fit.targets]])
+
+
+def difference_sd(fit: FitResult, weights: Mapping[str, float]) -> float:
+    """Returns the standard deviation of the error of a predicted difference between two mixtures.
+
+    What left-out residuals have in common cancels in a difference, what they do not counts twice;
+    the noise between the two runs' seeds is in it where it is known.
+    """
+    weight_KT = weight_row(fit, weights)
+    residual_R = (_filled(fit.left_out_residual_RT) @ weight_KT.T)[:, 0]
+    variance = 2 * float(np.var(residual_R, ddof=1))
+    seed_sd = float(fit.seed_sd(weight_KT)[0])
+    if shared_seed(fit.table) is not None and not math.isnan(seed_sd):
+        variance += 2 * seed_sd**2
+    return math.sqrt(variance)
+
+
+def _predict(
+    fit: FitResult,
+    mixtures: Sequence[Mixture],
+    weight_KT: Float[np.ndarray, "K T"],
+    columns: Sequence[str],
+    level: float,
+) -> Prediction:
+    ordered = tuple(mixture.reordered(fit.domains) for mixture in mixtures)
+    r_RM = stack_mixtures(ordered)
+    value_RK = fit.losses(r_RM) @ weight_KT.T
+    low_RK, high_RK, notes = _jackknife_plus(fit, r_RM, weight_KT, level)
+    seed_K, seed_notes = _seed_halfwidth(fit, weight_KT, level)
+    # The jackknife's quantiles need not hold the fit's own prediction; an interval that is reported
+    # beside it must.
+    below_RK = np.hypot(np.maximum(value_RK - low_RK, 0.0), seed_K)
+    above_RK = np.hypot(np.maximum(high_RK - value_RK, 0.0), seed_K)
+    return Prediction(
+        mixtures=ordered,
+        columns=tuple(columns),
+        value_RK=value_RK,
+        low_RK=value_RK - below_RK,
+        high_RK=value_RK + above_RK,
+        level=level,
+        unit=fit.table.unit,
+        notes=(*notes, *seed_notes),
+    )
+
+
+def _jackknife_plus(
+    fit: FitResult,
+    r_RM: Float[np.ndarray, "R M"],
+    weight_KT: Float[np.ndarray, "K T"],
+    level: float,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns low and high ends of the interval of one new run, both of shape (R, K)."""
+    center_LRK = fit.left_out_losses(r_RM) @ weight_KT.T
+    residual_LK = np.abs(_filled(fit.left_out_residual_RT) @ weight_KT.T)
+    count = len(residual_LK)
+    rank = math.ceil(level * (count + 1))
+    if rank <= count:
+        low_LRK = np.sort(center_LRK - residual_LK[:, None, :], axis=0)
+        high_LRK = np.sort(center_LRK + residual_LK[:, None, :], axis=0)
+        return low_LRK[count - rank], high_LRK[rank - 1], ()
+    from scipy.stats import t
+
+    # Too few runs for a quantile: Student's t on the left-out residuals instead.
+    factor = float(t.ppf((1 + level) / 2, max(count - 1, 1))) * math.sqrt(1 + 1 / count)
+    half_K = factor * np.sqrt(np.mean(residual_LK**2, axis=0))
+    mean_RK = np.mean(center_LRK, axis=0)
+    note = f"{count} runs are too few for a jackknife+ interval at {level:.0%}: Student's t instead"
+    return mean_RK - half_K, mean_RK + half_K, (note,)
+
+
+def _seed_halfwidth(
+    fit: FitResult, weight_KT: Float[np.ndarray, "K T"], level: float
+) -> tuple[Float[np.ndarray, " K"], tuple[str, ...]]:
+    nothing = np.zeros(len(weight_KT))
+    if shared_seed(fit.table) is None:
+        return nothing, ()  # each run has its own seed: the residuals hold the noise
+    seed_K = fit.seed_sd(weight_KT)
+    if np.any(np.isnan(seed_K)):
+        note = "the noise between seeds is not in the intervals: no mixture was run with several"
+        return nothing, (note,)
+    from scipy.stats import t
+
+    # A new seed's noise, and that of the level: known from fresh seeds, or that of one seed.
+    factor = 1 + 1 / fit.level_freedom if fit.level_freedom else 2.0
+    quantile = float(t.ppf((1 + level) / 2, fit.replicate_freedom))
+    return quantile * seed_K * math.sqrt(factor), ()
+
+
+def _filled(residual_RT: Float[np.ndarray, "R T"]) -> Float[np.ndarray, "R T"]:
+    """Returns the residuals with a missing one replaced by its target's root mean square."""
+    rms_T = np.sqrt(np.nanmean(residual_RT**2, axis=0))
+    return np.where(np.isfinite(residual_RT), residual_RT, rms_T)

@@ -1,0 +1,58 @@
+"""All that a report is made of: values of the earlier stages, nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from mixlaw.domains import Domain, Scale
+from mixlaw.fit import FitResult
+from mixlaw.optimize import Optimum
+from mixlaw.selection import HoldoutScore
+from mixlaw.verify import Verification
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attribution:
+    """Where a domain's text comes from."""
+
+    domain: str
+    source: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportData:
+    """What a report shows; every sentence and figure is made from it."""
+
+    study: str
+    version: str
+    """Of mixlaw."""
+    created: str
+    """Date and time, ISO 8601 with its zone."""
+    domains: tuple[Domain, ...]
+    scale: Scale
+    """The run that is to be decided."""
+    proxy_params: float | None
+    """Parameters of the proxies without embeddings; None: not known (imported)."""
+    proxy_tokens: float | None
+    """Tokens that each proxy was trained on; None: not known."""
+    is_extrapolated: bool
+    """Whether the scale differs from the proxies' own; the laws here know nothing of scale."""
+    runs: pl.DataFrame
+    """The runs table (`mixlaw.observations`)."""
+    observations: pl.DataFrame
+    """The observation table: loss curves of all runs."""
+    fit: FitResult
+    optimum: Optimum
+    holdout: HoldoutScore | None
+    """Predicted against observed on mixtures that were not fitted; None: there are none."""
+    verification: Verification | None
+    """The optimum and the baselines trained for real; None: not done yet."""
+    bytes_per_token: Mapping[str, float]
+    """Bytes of text per token, by target, where known: converts nats per token to bits per byte."""
+    attributions: tuple[Attribution, ...]
+    seconds: Mapping[str, float]
+    """Wall seconds by stage, in the order they ran."""
+    made_from: str
+    """Hash of the tables that the report was made from."""
