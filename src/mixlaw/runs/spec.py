@@ -61,6 +61,11 @@ class RunSpec:
         return self.steps * self.tokens_per_step
 
     @property
+    def flops(self) -> float:
+        """About the floating-point operations of the run: 6 per parameter and token."""
+        return 6.0 * self.params * self.tokens
+
+    @property
     def run_id(self) -> str:
         """A hash of everything that decides the run's losses."""
         text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
