@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mixlaw.domains import Domain, Scale
 from mixlaw.errors import ConfigError
@@ -33,7 +33,7 @@ class StudySection:
     """Where the state of runs is kept; a relative path is relative to this file."""
     corpus: str = "corpus"
     """Folder of the token files; a relative path is relative to this file."""
-    slots: int | None = None
+    slots: Annotated[int, Field(ge=1)] | None = None
     """Runs that train at once on this machine; not given: one per CPU core."""
 
 
@@ -65,16 +65,18 @@ class DesignSection:
 
     method: Literal["double-diminishing", "dirichlet", "sobol"] = "double-diminishing"
     """How mixtures are drawn: double-diminishing (the paper's), dirichlet or sobol."""
-    mixtures: int = 20
+    mixtures: Annotated[int, Field(ge=4)] = 20
     """Mixtures that the law is fitted to; about three per domain and one."""
-    floor: float = 0.04
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.04
     """Least share of every domain in every proxy. 0 is allowed; small models trained without a
     domain lie far off any law."""
-    noise_runs: int = 6
+    spread: bool = True
+    """Keep those that lie farthest apart out of five times as many."""
+    noise_runs: Annotated[int, Field(ge=0)] = 6
     """Runs that repeat two of the mixtures with fresh seeds, to see how much seeds differ."""
-    holdout: int = 8
+    holdout: Annotated[int, Field(ge=0)] = 8
     """Mixtures that are trained but not fitted, to see how well the law predicts."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the design and of the training."""
 
 
@@ -84,13 +86,13 @@ class ProxiesSection:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    params: float = 49_000
+    params: Annotated[float, Field(gt=0)] = 49_000
     """Parameters, without embeddings."""
-    tokens: float = 1_000_000
+    tokens: Annotated[float, Field(gt=0)] = 1_000_000
     """Tokens that each is trained on."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
     """Learning rate: constant (with an average of the weights), cosine or wsd."""
-    evaluations: int = 3
+    evaluations: Annotated[int, Field(ge=1)] = 3
     """Log-spaced steps at which all losses are measured; the last is the end."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; auto takes bf16 where it is faster."""
@@ -116,9 +118,9 @@ class VerifySection:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    seeds: int = 3
+    seeds: Annotated[int, Field(ge=3)] = 3
     """Fresh seeds of the optimum and of every baseline; at least 3."""
-    evaluations: int = 24
+    evaluations: Annotated[int, Field(ge=2)] = 24
     """Log-spaced steps at which losses are measured, to see who reaches what when."""
 
 

@@ -1,0 +1,517 @@
+"""The commands, one per stage; each calls one method of `Study` and prints what it returns.
+
+What is heavy is imported inside the commands: `mixlaw --help` must not wait for it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mixlaw import __version__
+from mixlaw.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mixlaw.study import Study
+
+app = typer.Typer(
+    name="mixlaw",
+    help="Choose the data mixture of a language model's pre-training from small runs, and know how"
+    " sure you are. Start with `mixlaw demo`, or with `mixlaw init` for a study of your own.",
+    epilog="Exit codes: 0 done, 1 input to correct, 2 usage, 3 done but not to be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+domains_app = typer.Typer(
+    help="The text that mixtures are made of.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(domains_app, name="domains")
+
+StudyOption = Annotated[
+    Path, typer.Option("--study", metavar="DIR", help="Folder of the study.", show_default=True)
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON value instead of a table.")
+]
+HERE = Path()
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Prints the version."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    study: Annotated[
+        Path, typer.Option("--study", metavar="DIR", help="Folder to work in; made when missing.")
+    ] = Path("mixlaw-demo"),
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A corpus of your own instead of the text that is fetched."
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Forget the runs of an earlier demo.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the design and of the training.")] = 0,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; one per CPU core by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole loop on real text: train, fit, optimize, verify, report.
+
+    Five minutes on two CPU cores. The text (60 MB) comes out of Python packages.
+
+    Example: mixlaw demo
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_demo
+    from mixlaw.cli.show import print_json
+    from mixlaw.study.demo import run_demo
+
+    with LiveProgress(quiet=as_json) as live:
+        result = run_demo(
+            study,
+            corpus=corpus,
+            fresh=fresh,
+            seed=seed,
+            slots=slots,
+            on_stage=live.say,
+            on_progress=live.stage,
+            on_runs=live.runs,
+        )
+    print_json(result) if as_json else show_demo(result)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a study: a folder with a commented mixlaw.toml.
+
+    Example: mixlaw init spring
+    """
+    from mixlaw.cli.show import print_json, print_lines
+    from mixlaw.study import Study
+
+    study = Study.create(folder)
+    if as_json:
+        print_json({"study": study.path, "config": study.path / "mixlaw.toml"})
+        return
+    print_lines(
+        f"made {study.path / 'mixlaw.toml'}",
+        "next: add text with `mixlaw domains add NAME PATH...`, or runs with `mixlaw import`",
+    )
+
+
+@domains_app.command("add")
+def domains_add(
+    name: Annotated[str, typer.Argument(help="Name of the domain.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Text, JSONL (also .gz, .zst) or Parquet files, or folders."),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="bytes, bpe:SIZE (trained on this text) or a tokenizer.json."),
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    target_only: Annotated[
+        bool, typer.Option(help="Only measure losses on it; no mixture trains on it.")
+    ] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence, for the report.")] = None,
+    source: Annotated[str | None, typer.Option(help="Attribution, for the report.")] = None,
+    replace: Annotated[bool, typer.Option(help="Replace a domain of that name.")] = False,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Add text as a domain: split, tokenized and counted.
+
+    Example: mixlaw domains add code data/code/*.jsonl.zst
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_domain
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        added = opened.add_domain(
+            name,
+            list[str | Path](paths),
+            tokenizer=tokenizer,
+            text_field=text_field,
+            target_only=target_only,
+            licence=licence,
+            source=source,
+            replace=replace,
+            progress=live.stage,
+        )
+    print_json(added) if as_json else show_domain(added)
+
+
+@domains_app.command("list")
+def domains_list(study: StudyOption = HERE, as_json: JsonOption = False) -> None:
+    """List the domains, what there is of each, and their caps at the scale.
+
+    Example: mixlaw domains list
+    """
+    from mixlaw.cli.results import show_domains
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    print_json(opened.question.domains) if as_json else show_domains(opened)
+
+
+@app.command()
+def plan(
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the mixtures as CSV, JSON and Megatron blends."),
+    ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAIN=PATH", help="Megatron's data prefix of a domain, with --write."
+        ),
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the mixtures to train, with tokens, epochs, FLOPs and time.
+
+    Example: mixlaw plan --write mixtures
+    """
+    from mixlaw.cli.results import show_plan
+    from mixlaw.cli.show import print_json, print_lines
+
+    opened = _open(study)
+    planned = opened.plan()
+    written = [] if write is None else opened.write_plan(write, prefixes=_pairs(prefix, "--prefix"))
+    if as_json:
+        print_json({"plan": planned, "written": written})
+        return
+    show_plan(planned)
+    if written:
+        print_lines(f"wrote {len(written)} files to {write}")
+
+
+@app.command()
+def run(
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; one per CPU core by default.")
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the planned proxies; goes on where it was stopped.
+
+    Example: mixlaw run --slots 2
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_counts
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        counts = opened.run(slots=slots, on_runs=live.runs)
+    print_json(counts) if as_json else show_counts(counts)
+    if counts.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def status(study: StudyOption = HERE, as_json: JsonOption = False) -> None:
+    """Show what the study has and how its runs stand.
+
+    Example: mixlaw status --json
+    """
+    from mixlaw.cli.results import show_status
+    from mixlaw.cli.show import print_json
+
+    state = _open(study).status()
+    print_json(state) if as_json else show_status(state)
+
+
+@app.command("import")
+def import_command(
+    runs: Annotated[Path, typer.Argument(help="Table of runs: CSV, TSV, JSONL or Parquet.")],
+    metrics: Annotated[
+        Path | None, typer.Argument(help="Table of losses, where that is another file.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Column that joins the two files.")] = None,
+    proportions: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Columns of shares, such as 'mix/{domain}'."),
+    ] = None,
+    losses: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Columns of losses, such as 'val/{target}'."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="How far a row's sum may be from 1; it is then rescaled.")
+    ] = 0.02,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Column of a further field, such as step=iter."),
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(help="Of the losses: nats_per_token, bits_per_byte or error.")
+    ] = "nats_per_token",
+    source: Annotated[
+        str | None, typer.Option(help="Name of the source; that of the file by default.")
+    ] = None,
+    drop_unmatched: Annotated[
+        bool, typer.Option(help="Leave out runs that only one of the two files has.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what was matched, import nothing.")] = False,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Import runs that a team already has; makes the study when there is none.
+
+    Rows of two files are joined by key, never by their order. Needs no PyTorch.
+
+    Example: mixlaw import runs.csv metrics.csv --key run
+    """
+    from mixlaw.cli.results import show_imported
+    from mixlaw.cli.show import print_json
+    from mixlaw.study import Study
+
+    imported = Study.for_import(study, dry_run=dry_run).import_tables(
+        runs,
+        metrics,
+        key=key,
+        proportions=proportions,
+        losses=losses,
+        columns=_pairs(column, "--column"),
+        unit=unit,
+        source=source,
+        tolerance=tolerance,
+        drop_unmatched=drop_unmatched,
+        dry_run=dry_run,
+    )
+    print_json(imported) if as_json else show_imported(imported, dry_run=dry_run)
+
+
+@app.command()
+def fit(
+    step: Annotated[
+        int | None, typer.Option(help="Step of the losses; the last that all runs share.")
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the mixing law to every target, and say how well it predicts.
+
+    Example: mixlaw fit
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_fit
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        fitted = opened.fit(step=step, on_progress=live.stage)
+        score = opened.score(fitted)
+    print_json({"fit": fitted, "holdout": score}) if as_json else show_fit(fitted, score)
+
+
+@app.command()
+def predict(
+    mixture: Annotated[
+        list[str],
+        typer.Option("--mixture", "-m", metavar="'A=0.7,B=0.3'", help="Shares by domain."),
+    ],
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the losses of mixtures, with 90% intervals of a new run.
+
+    Example: mixlaw predict -m web=0.7,code=0.3
+    """
+    from mixlaw.cli.results import show_prediction
+    from mixlaw.cli.show import print_json
+    from mixlaw.mixtures import Mixture
+
+    opened = _open(study)
+    mixtures = [Mixture.normalized(_shares(text), tolerance=1e-3) for text in mixture]
+    prediction = opened.predict(mixtures)
+    print_json(prediction) if as_json else show_prediction(prediction)
+
+
+@app.command()
+def optimize(
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="'A=2,B=1'", help="Weights by target instead of [objective]."),
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best mixture under the law and the constraints.
+
+    Exit code 3 when no gain over the baselines can be told from the error.
+
+    Example: mixlaw optimize --weights code=1,web=2
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_optimum
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        best = opened.optimize(
+            weights=None if weights is None else _shares(weights), on_progress=live.stage
+        )
+    print_json(best) if as_json else show_optimum(opened, best)
+    if best.gains and best.gains[0].verdict != "gain":
+        raise typer.Exit(3)
+
+
+@app.command()
+def verify(
+    slots: Annotated[int | None, typer.Option(min=1, help="Runs at once.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=3, help="Seeds of each mixture instead of [verify].")
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the optimum and the baselines with fresh seeds, and compare.
+
+    Exit code 3 when the optimum did not win against the first baseline.
+
+    Example: mixlaw verify --seeds 5
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.results import show_verification
+    from mixlaw.cli.show import print_json
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        verified = opened.verify(
+            slots=slots, seeds=seeds, on_runs=live.runs, on_progress=live.stage
+        )
+    print_json(verified) if as_json else show_verification(verified)
+    if verified.comparisons and verified.comparisons[0].winner != "optimum":
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to; report.html in the study.")
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report: one HTML file that opens without a network.
+
+    Example: mixlaw report -o report.html
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.show import print_json, print_lines
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        path = opened.report(output, on_progress=live.stage)
+    print_json({"report": path}) if as_json else print_lines(f"wrote {path}")
+
+
+@app.command()
+def export(
+    framework: Annotated[str, typer.Argument(help="json, csv or megatron.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to; `mixture.*` in the current folder."),
+    ] = None,
+    mixture: Annotated[
+        str | None,
+        typer.Option(
+            "--mixture", "-m", metavar="'A=0.7,B=0.3'", help="Shares instead of the optimum."
+        ),
+    ] = None,
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=PATH", help="Megatron's data prefix of a domain."),
+    ] = None,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the optimum (or a given mixture) for a training framework.
+
+    Example: mixlaw export megatron --prefix web=/data/web_text_document -o blend.txt
+    """
+    from mixlaw.cli.show import print_json, print_lines
+    from mixlaw.mixtures import Mixture
+
+    opened = _open(study)
+    given = None if mixture is None else Mixture.normalized(_shares(mixture), tolerance=1e-3)
+    result = opened.export(framework, output, mixture=given, prefixes=_pairs(prefix, "--prefix"))
+    if as_json:
+        print_json(result)
+        return
+    print_lines(f"wrote {result.path}", *result.notes)
+
+
+def _open(folder: Path) -> "Study":
+    from mixlaw.study import Study
+
+    return Study.open(folder)
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Returns `NAME=VALUE` arguments as a mapping; the first `=` splits, paths may hold one."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} must be NAME=VALUE, found {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Returns `A=0.7,B=0.3`, or the same as a JSON object, as numbers by name."""
+    if text.lstrip().startswith("{"):
+        return _json_shares(text)
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+        if not name or number is None:
+            raise ConfigError(
+                f"shares and weights must be NAME=NUMBER with commas between, found {part!r}",
+                do="for example: web=0.7,code=0.3; or a JSON object, for names with a comma",
+            )
+        if name in shares:
+            raise ConfigError(f"{name!r} is given twice in {text!r}")
+        shares[name] = number
+    return shares
+
+
+def _json_shares(text: str) -> dict[str, float]:
+    import json
+
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(dict[str, float]).validate_python(json.loads(text))
+    except (ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"shares and weights must be numbers by name, found {text!r}",
+            do='for example: {"web": 0.7, "code": 0.3}',
+        ) from error

@@ -1,0 +1,39 @@
+"""Entry point: runs a command and turns errors into a sentence and an exit code.
+
+0: done; 1: the user's input; 2: usage; 3: done, but not to be trusted; 130: interrupted.
+"""
+
+import os
+import sys
+import traceback
+
+# One thread per process, before anything numeric is imported: threads of several processes on the
+# same cores cost more than they bring.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from mixlaw.errors import MixlawError
+
+INTERRUPTED = 130
+UNTRUSTED = 3
+
+
+def main() -> None:
+    """Runs the command line; never returns."""
+    from mixlaw.cli.commands import app
+
+    try:
+        app()
+    except MixlawError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: nothing is lost, the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:  # noqa: BLE001 - the last line of defence
+        traceback.print_exc()
+        print("\nthis is a defect of mixlaw: please report the lines above", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,677 @@
+"""The study folder and what can be done with it; the command line does no more than call this."""
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+import tomlkit
+
+from mixlaw import __version__
+from mixlaw.config import FILE_NAME, Config, load_config, write_template
+from mixlaw.corpora import Corpus, CorpusDomain, add_domain
+from mixlaw.errors import StudyError
+from mixlaw.exporters import ExportResult, export_mixture, write_plan
+from mixlaw.files import write_atomic
+from mixlaw.fit import FitResult, fit_law
+from mixlaw.importers import import_tables
+from mixlaw.laws.mixing import ExponentialLaw
+from mixlaw.mixtures import Mixture
+from mixlaw.observations import (
+    PROPORTION_PREFIX,
+    check_observations,
+    check_runs,
+    proportion_domains,
+)
+from mixlaw.optimize import Optimum, WeightedLoss, optimize_mixture
+from mixlaw.predict import Prediction, predict_losses, predict_weighted
+from mixlaw.report import Attribution, ReportData, write_report
+from mixlaw.runs import LocalExecutor, RunCounts, RunSpec, RunStore, read_tables
+from mixlaw.runs import Progress as RunProgress
+from mixlaw.runs.plan import Plan, PlannedRun, Role
+from mixlaw.selection import HoldoutScore, score_holdout
+from mixlaw.study.artefacts import load_fit, save_fit, save_json, table_hash
+from mixlaw.study.imported import Imported, keep_imported, read_imported
+from mixlaw.study.plain import to_plain
+from mixlaw.study.question import Question
+from mixlaw.study.timing import read_seconds, record_seconds
+from mixlaw.study.training import make_plan, make_trainer, plan_verification
+from mixlaw.verify import OPTIMUM, Verification, compare_runs
+
+NUM_DRAWS = 200
+"""Bootstrap draws of a study's fit."""
+
+Progress = Callable[[str, float, float | None], None]
+"""Called with what is being done, how much is done, and of how much (None: not known)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyStatus:
+    """What a study has, and how its runs stand."""
+
+    name: str
+    path: Path
+    runs: Mapping[str, Mapping[str, int]]
+    """Number of runs by role and status."""
+    failures: Mapping[str, str]
+    """Why each failed run failed."""
+    sentences: tuple[str, ...]
+    """What there is, and what comes next."""
+
+
+class Study:
+    """A folder that holds a question about mixtures, its runs and its answer.
+
+    Args:
+        path: The folder.
+        config: What its `mixlaw.toml` says.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Study":
+        """Returns the study in a folder.
+
+        Raises:
+            ConfigError: There is no `mixlaw.toml`, or something in it is wrong.
+        """
+        folder = Path(path)
+        return cls(folder, load_config(folder / FILE_NAME))
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config | None = None) -> "Study":
+        """Makes a folder with a commented `mixlaw.toml`, and returns the study in it.
+
+        Raises:
+            StudyError: There is one already, or the folder can't be written.
+        """
+        folder = Path(path)
+        file = folder / FILE_NAME
+        if file.exists():
+            raise StudyError(
+                f"{folder} is a study already", do=f"edit {file}, or choose another folder"
+            )
+        if config is None:
+            name = folder.resolve().name or "study"
+            config = Config(study=replace(Config().study, name=name))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, write_template(config))
+        except OSError as error:
+            raise StudyError(f"{folder} can't be written: {error.strerror}") from error
+        return cls(folder, config)
+
+    @classmethod
+    def for_import(cls, path: str | Path, *, dry_run: bool = False) -> "Study":
+        """Returns the study in a folder, made when there is none (unless nothing shall be kept)."""
+        if (Path(path) / FILE_NAME).exists():
+            return cls.open(path)
+        return cls(Path(path), Config()) if dry_run else cls.create(path)
+
+    @cached_property
+    def corpus(self) -> Corpus | None:
+        """The token files; None: there are none (yet).
+
+        Raises:
+            CorpusError: They are damaged.
+        """
+        path = self.path / self.config.study.corpus
+        return Corpus.open(path) if path.exists() else None
+
+    @property
+    def question(self) -> Question:
+        """Domains, scale, objective and limits.
+
+        Raises:
+            StudyError: There are no domains anywhere.
+            DomainError: Fewer than two domains, or two of one name.
+        """
+        imported = read_imported(self.path)
+        names = dict.fromkeys(name for runs, _ in imported for name in proportion_domains(runs))
+        return Question.of(self.config, self.corpus, tuple(names))
+
+    @cached_property
+    def store(self) -> RunStore:
+        """The state of all runs."""
+        url = self.config.study.store
+        local = url.removeprefix("sqlite:///")
+        if local != url:  # a path, relative to the study
+            return RunStore.at(self.path / local)
+        return RunStore(url, coordinators_folder=self.path / "coordinators")
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where each run has its folder."""
+        return self.path / "runs"
+
+    # ------------------------------------------------------------------ before training
+
+    def add_domain(
+        self,
+        name: str,
+        paths: Sequence[str | Path],
+        *,
+        tokenizer: str | None = None,
+        text_field: str = "text",
+        licence: str | None = None,
+        source: str | None = None,
+        target_only: bool = False,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> CorpusDomain:
+        """Adds text to the corpus, names its domain in `mixlaw.toml`, and returns its counts.
+
+        Args:
+            name: The domain's name.
+            paths: Text, JSONL or Parquet files, or folders of them.
+            tokenizer: `bytes`, `bpe:SIZE` or a tokenizer.json; that of the corpus by default.
+            text_field: Field or column that holds the text.
+            licence: Licence of the text, for the report.
+            source: Attribution, for the report.
+            target_only: No mixture trains on it.
+            replace: It may be there already.
+            progress: Is told how far it is.
+
+        Raises:
+            CorpusError: The text can't be used, or the domain is there.
+        """
+        added = add_domain(
+            self.path / self.config.study.corpus,
+            name,
+            paths,
+            tokenizer=tokenizer,
+            text_field=text_field,
+            licence=licence,
+            source=source,
+            target_only=target_only,
+            replace=replace,
+            progress=progress,
+        )
+        self.__dict__.pop("corpus", None)
+        if not target_only and all(domain.name != name for domain in self.config.domains):
+            file = self.path / FILE_NAME
+            document = tomlkit.parse(file.read_text(encoding="utf-8"))
+            if "domains" not in document:
+                document["domains"] = tomlkit.aot()
+            entry = tomlkit.table()
+            entry["name"] = name
+            document["domains"].append(entry)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            write_atomic(file, tomlkit.dumps(document))
+            self.config = load_config(file)
+        return added
+
+    def plan(self) -> Plan:
+        """Returns the runs to train: the design, its repetitions and the held-out mixtures.
+
+        Raises:
+            DesignError: So many mixtures can't be drawn.
+            StudyError: The study has no domains.
+        """
+        return make_plan(self.question, self.corpus)
+
+    def write_plan(
+        self, folder: str | Path, *, prefixes: Mapping[str, str] | None = None
+    ) -> tuple[Path, ...]:
+        """Writes the mixtures as CSV, JSON and Megatron blends, and returns the files.
+
+        Args:
+            folder: Where to.
+            prefixes: Megatron's data prefix of each domain.
+
+        Raises:
+            ExportError: A prefix is one that Megatron can't take.
+        """
+        question = self.question
+        return write_plan(
+            self.plan(),
+            folder,
+            domains=question.domains,
+            scale=question.proxy_scale,
+            prefixes=prefixes,
+        )
+
+    # ------------------------------------------------------------------ getting observations
+
+    def run(
+        self,
+        *,
+        slots: int | None = None,
+        on_runs: Callable[[RunProgress], None] | None = None,
+    ) -> RunCounts:
+        """Trains all planned runs that are not done, and returns how they ended.
+
+        Args:
+            slots: Runs at once; those of `mixlaw.toml`, else one per CPU core.
+            on_runs: Is told how far it is.
+
+        Raises:
+            StudyError: There is no corpus to train on.
+            KeyboardInterrupt: It was asked to stop, and all is safe on disk.
+        """
+        planned = self.plan()
+        if not planned.runs:
+            raise StudyError(
+                "proxies need text to train on, and the study has no corpus",
+                where=str(self.path),
+                do="add text with `mixlaw domains add`, or import runs with `mixlaw import`",
+            )
+        return self._train(planned.runs, slots=slots, on_runs=on_runs)
+
+    def _train(
+        self,
+        planned: Sequence[PlannedRun],
+        *,
+        slots: int | None,
+        on_runs: Callable[[RunProgress], None] | None,
+        stage: str = "train",
+    ) -> RunCounts:
+        by_role: dict[Role, list[RunSpec]] = {}
+        for entry in planned:
+            by_role.setdefault(entry.role, []).append(entry.spec)
+        for role, specs in by_role.items():
+            self.store.add(specs, role=role)
+        trainer = make_trainer(self.config, self.path / self.config.study.corpus)
+        executor = LocalExecutor(
+            store=self.store,
+            runs_folder=self.runs_folder,
+            slots=slots or self.config.study.slots,
+        )
+        start = time.monotonic()
+        counts = executor.run(
+            trainer,
+            run_ids={entry.spec.run_id for entry in planned},
+            on_progress=on_runs,
+        )
+        if counts.reused < counts.total:  # a sweep that only looked took no time worth telling
+            record_seconds(self.path, stage, time.monotonic() - start)
+        return counts
+
+    def import_tables(
+        self,
+        runs: str | Path,
+        metrics: str | Path | None = None,
+        *,
+        key: str | None = None,
+        proportions: str | None = None,
+        losses: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        unit: str = "nats_per_token",
+        source: str | None = None,
+        tolerance: float = 0.02,
+        drop_unmatched: bool = False,
+        dry_run: bool = False,
+    ) -> Imported:
+        """Imports runs that a team already has, keyed by source and source id; twice is once.
+
+        Args:
+            runs: Table of runs: CSV, TSV, JSONL or Parquet.
+            metrics: Table of losses, where that is another file.
+            key: Column that joins them.
+            proportions: Pattern of the columns of shares, such as `mix/{domain}`.
+            losses: Pattern of the columns of losses, such as `val/{target}`.
+            columns: Columns of further fields, such as {"step": "iter"}.
+            unit: nats_per_token, bits_per_byte or error.
+            source: Name of the source, which tells its runs from others'; the file's by default.
+            tolerance: How far a row's sum may be from one; it is then rescaled, and that is noted.
+            drop_unmatched: Leave out runs that only one of the files has.
+            dry_run: Say what was matched, keep nothing.
+
+        Raises:
+            TableError: The tables can't be read, matched or joined.
+        """
+        tables = import_tables(
+            runs,
+            metrics,
+            key=key,
+            proportions=proportions,
+            losses=losses,
+            columns=columns,
+            unit=unit,
+            source=source,
+            tolerance=tolerance,
+            drop_unmatched=drop_unmatched,
+        )
+        imported = Imported.of(tables)
+        if dry_run:
+            return imported
+        name = source or Path(runs).name
+        _, has_replaced = keep_imported(self.path, tables, source=name)
+        if not has_replaced:
+            return imported
+        note = f"this replaces an earlier import named {name!r}; --source tells two apart"
+        return replace(imported, notes=(*imported.notes, note))
+
+    def status(self) -> StudyStatus:
+        """Returns what the study has, and how its runs stand."""
+        rows = self.store.rows() if self._has_store() else []
+        counts: dict[str, dict[str, int]] = {}
+        for row in rows:
+            of_role = counts.setdefault(row.role, {})
+            of_role[row.status] = of_role.get(row.status, 0) + 1
+        for runs, _ in read_imported(self.path):
+            of_role = counts.setdefault("imported", {"done": 0})
+            of_role["done"] += runs.height
+        return StudyStatus(
+            name=self.config.study.name,
+            path=self.path,
+            runs=counts,
+            failures={row.run_id: row.error or "" for row in rows if row.status == "failed"},
+            sentences=self._what_is_there(counts),
+        )
+
+    def tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns runs and observations, trained here and imported.
+
+        Raises:
+            StudyError: There are none.
+            RunError: A run's files are missing or damaged.
+        """
+        parts = read_imported(self.path)
+        if self._has_store():
+            parts.append(read_tables(self.store, self.runs_folder))
+        parts = [part for part in parts if part[0].height]
+        if not parts:
+            raise StudyError(
+                "the study has no finished runs",
+                where=str(self.path),
+                do="train some with `mixlaw run`, or import them with `mixlaw import`",
+            )
+        runs = pl.concat([part[0] for part in parts], how="diagonal")
+        shares = [name for name in runs.columns if name.startswith(PROPORTION_PREFIX)]
+        runs = check_runs(runs.with_columns(pl.col(shares).fill_null(0.0)))
+        return runs, check_observations(pl.concat([part[1] for part in parts]))
+
+    # ------------------------------------------------------------------ the answer
+
+    def fit(self, *, step: int | None = None, on_progress: Progress | None = None) -> FitResult:
+        """Returns the fitted law; a fit that was made from the same observations is reused.
+
+        Args:
+            step: Step of the losses; the last that all runs share, by default.
+            on_progress: Is told how far it is.
+
+        Raises:
+            StudyError: There are no finished runs.
+            FitError: Too few mixtures, or losses that can't be used.
+        """
+        runs, observations = self._fitted_tables()
+        law = ExponentialLaw()
+        key = f"{table_hash(runs, observations)}-{step}-{NUM_DRAWS}-{__version__}"
+        kept = load_fit(self.path / "fits", law, key=key)
+        if kept is not None:
+            return kept
+        with self._timed("fit"):
+            fitted = fit_law(
+                runs,
+                observations,
+                law=law,
+                step=step,
+                num_draws=NUM_DRAWS,
+                on_progress=(
+                    None
+                    if on_progress is None
+                    else lambda share: on_progress("fitting", share, 1.0)
+                ),
+            )
+            save_fit(fitted, self.path / "fits", key=key)
+        return fitted
+
+    def score(self, fit: FitResult | None = None) -> HoldoutScore | None:
+        """Returns how well a fit predicts the held-out runs; None: there are none."""
+        fit = self.fit() if fit is None else fit
+        runs, observations = self.tables()
+        return score_holdout(fit, runs, observations, self._objective(fit).shares)
+
+    def predict(self, mixtures: Sequence[Mixture]) -> Prediction:
+        """Returns the losses of mixtures with 90% intervals of a new run, the objective last.
+
+        Raises:
+            MixtureError: A mixture has other domains than the study.
+        """
+        fit = self.fit()
+        each = predict_losses(fit, mixtures)
+        return each.joined(predict_weighted(fit, mixtures, self._objective(fit).shares))
+
+    def optimize(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Optimum:
+        """Returns the best mixture under the law and the constraints.
+
+        With the study's own weights it is kept as `optimum.json`.
+
+        Args:
+            weights: Weights of targets; those of `mixlaw.toml` by default.
+            on_progress: Is told how far it is.
+
+        Raises:
+            OptimizeError: The objective or the search has no answer.
+            MixtureError: Floors and caps conflict.
+        """
+        fit = self.fit(on_progress=on_progress)
+        question = self.question
+        objective = self._objective(fit) if weights is None else WeightedLoss(weights)
+        with self._timed("optimize"):
+            best = optimize_mixture(fit, objective, question.allowed, baselines=question.baselines)
+        if weights is None:
+            key = table_hash(*self._fitted_tables())
+            save_json(self.path / "optimum.json", to_plain(best), made_from=key)
+        return best
+
+    def verify(
+        self,
+        *,
+        slots: int | None = None,
+        seeds: int | None = None,
+        on_runs: Callable[[RunProgress], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Verification:
+        """Trains the optimum and the baselines with fresh seeds, and returns the comparison.
+
+        Args:
+            slots: Runs at once.
+            seeds: Seeds of each mixture; those of `mixlaw.toml` by default.
+            on_runs: Is told how far the runs are.
+            on_progress: Is told how far the fit is.
+
+        Raises:
+            StudyError: There is no corpus to train on, or a mixture's runs failed.
+        """
+        best = self.optimize(on_progress=on_progress)
+        if self.corpus is None:
+            raise StudyError(
+                "verification trains models, and the study has no corpus",
+                where=str(self.path),
+                do="add the text of the same domains with `mixlaw domains add`",
+            )
+        planned = plan_verification(
+            self.question,
+            self.corpus,
+            _compared(best),
+            seeds=seeds or self.config.verify.seeds,
+            like=self.plan(),
+        )
+        self._train(planned, slots=slots, on_runs=on_runs, stage="verify")
+        verified = self._compare(best)
+        if verified is None:
+            raise StudyError(
+                "no verification run has finished",
+                where=str(self.path),
+                do="see why with `mixlaw status`, then run `mixlaw verify` again",
+            )
+        key = table_hash(*self.tables())
+        save_json(self.path / "verification.json", to_plain(verified), made_from=key)
+        return verified
+
+    def report(
+        self, path: str | Path | None = None, *, on_progress: Progress | None = None
+    ) -> Path:
+        """Writes the report and returns its path, `report.html` in the study by default.
+
+        Raises:
+            StudyError: There are no finished runs.
+        """
+        fit = self.fit(on_progress=on_progress)
+        best = self.optimize()
+        runs, observations = self.tables()
+        question = self.question
+        with self._timed("report"):
+            target = self.path / "report.html" if path is None else Path(path)
+            return write_report(
+                ReportData(
+                    study=self.config.study.name,
+                    version=__version__,
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    domains=question.domains,
+                    scale=question.scale,
+                    proxy_params=fitted_params(fit, runs),
+                    proxy_tokens=fit.table.tokens,
+                    is_extrapolated=self._is_extrapolated(fit, runs),
+                    runs=runs,
+                    observations=observations,
+                    fit=fit,
+                    optimum=best,
+                    holdout=self.score(fit),
+                    verification=self._compare(best),
+                    bytes_per_token=self._bytes_per_token(),
+                    attributions=self._attributions(),
+                    seconds=read_seconds(self.path),
+                    made_from=table_hash(runs, observations),
+                ),
+                target,
+            )
+
+    def export(
+        self,
+        framework: str,
+        path: str | Path | None = None,
+        *,
+        mixture: Mixture | None = None,
+        prefixes: Mapping[str, str] | None = None,
+    ) -> ExportResult:
+        """Writes the optimum, or a given mixture, for a training framework.
+
+        Args:
+            framework: json, csv or megatron.
+            path: Where to; `mixture.*` in the current folder by default.
+            mixture: A mixture instead of the optimum.
+            prefixes: Megatron's data prefix of each domain.
+
+        Raises:
+            ExportError: The framework is not known or can't take the mixture.
+        """
+        question = self.question
+        chosen = self.optimize().mixture if mixture is None else mixture
+        suffix = {"megatron": "megatron.txt"}.get(framework, framework)
+        return export_mixture(
+            chosen.reordered(question.names),
+            framework=framework,
+            path=Path(f"mixture.{suffix}") if path is None else path,
+            domains=question.domains,
+            scale=question.scale,
+            prefixes=prefixes,
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    def _has_store(self) -> bool:
+        url = self.config.study.store
+        local = url.removeprefix("sqlite:///")
+        return local == url or (self.path / local).exists()
+
+    def _fitted_tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns the tables without what no fit may see: held-out and verification runs."""
+        runs, observations = self.tables()
+        runs = runs.filter(pl.col("role").is_in(["design", "noise", "imported"]))
+        return runs, observations.join(runs.select("run_id"), on="run_id", how="semi")
+
+    def _objective(self, fit: FitResult) -> WeightedLoss:
+        return self.question.objective(fit.targets)
+
+    def _compare(self, best: Optimum) -> Verification | None:
+        """Returns what the verification runs of this optimum say; None: it has none."""
+        runs, observations = self.tables()
+        mixtures = _compared(best)
+        ids = runs.filter(pl.col("role") == "verify")["mixture_id"].to_list()
+        if any(mixture.mixture_id not in ids for mixture in mixtures.values()):
+            return None
+        fit = self.fit()
+        chosen = list(mixtures.values())
+        return compare_runs(
+            runs,
+            observations,
+            mixtures=mixtures,
+            objective=best.objective,
+            predicted=predict_weighted(fit, chosen, best.objective.shares),
+            predicted_targets=predict_losses(fit, chosen),
+        )
+
+    def _is_extrapolated(self, fit: FitResult, runs: pl.DataFrame) -> bool:
+        """Whether the scale is not that of the fitted runs: the law knows nothing of scale."""
+        scale = self.config.scale
+        if scale is None:
+            return False
+        params, tokens = fitted_params(fit, runs), fit.table.tokens
+        same_tokens = tokens is not None and math.isclose(tokens, scale.tokens, rel_tol=0.05)
+        same_params = scale.params is None or (
+            params is not None and math.isclose(params, scale.params, rel_tol=0.2)
+        )
+        return not (same_tokens and same_params)
+
+    def _bytes_per_token(self) -> dict[str, float]:
+        corpus = self.corpus
+        return {} if corpus is None else {d.name: d.bytes_per_token for d in corpus.domains}
+
+    def _attributions(self) -> tuple[Attribution, ...]:
+        corpus = self.corpus
+        return (
+            ()
+            if corpus is None
+            else tuple(
+                Attribution(domain=d.name, source=d.source, licence=d.licence)
+                for d in corpus.domains
+            )
+        )
+
+    def _what_is_there(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
+        kept = {
+            "fits/fit.json": "a fit",
+            "optimum.json": "an optimum",
+            "verification.json": "a verification",
+            "report.html": "a report",
+        }
+        there = [text for name, text in kept.items() if (self.path / name).exists()]
+        sentences = [f"there is {', '.join(there)}" if there else "nothing is fitted yet"]
+        if not counts:
+            sentences.append("next: `mixlaw plan`, then `mixlaw run`; or `mixlaw import`")
+        elif any("failed" in of_role for of_role in counts.values()):
+            sentences.append("failed runs stay out of the fit; their folders hold log.txt")
+        return tuple(sentences)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Generator[None]:
+        start = time.monotonic()
+        yield
+        record_seconds(self.path, stage, time.monotonic() - start)
+
+
+def fitted_params(fit: FitResult, runs: pl.DataFrame) -> float | None:
+    """Returns the parameters of the fitted runs, without embeddings; None: not known."""
+    chosen = runs.filter(pl.col("run_id").is_in(list(fit.table.run_ids)))
+    sizes = chosen["params_non_embedding"].drop_nulls().unique().to_list()
+    return sizes[0] if len(sizes) == 1 else None
+
+
+def _compared(best: Optimum) -> dict[str, Mixture]:
+    """Returns the optimum and the baselines, by name."""
+    return {OPTIMUM: best.mixture, **{gain.baseline: gain.mixture for gain in best.gains}}

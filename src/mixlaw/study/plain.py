@@ -1,0 +1,38 @@
+"""Results as plain values, for `--json` and for the files of a study."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from mixlaw.fit import FitResult
+from mixlaw.mixtures import Mixture
+from mixlaw.optimize import Optimum, WeightedLoss
+
+
+def to_plain(value: object) -> Any:
+    """Returns a result as what JSON knows; a number that is not finite becomes null."""
+    if isinstance(value, Mixture):
+        return dict(value)
+    if isinstance(value, WeightedLoss):
+        return value.shares
+    if isinstance(value, FitResult):
+        return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, Optimum):
+            plain["certificate"] = value.certificate
+        return plain
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
+        return {str(key): to_plain(item) for key, item in pairs}
+    if isinstance(value, np.ndarray):
+        return to_plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [to_plain(item) for item in cast("list[object]", value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
