@@ -36,7 +36,8 @@ class LiveProgress:
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, float] = {}
+        self._said: dict[str, float | None] = {}
+        self._ended: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -100,10 +101,15 @@ class LiveProgress:
             self._bar.update(self._tasks[text], completed=done, total=total, state=state)
             return
         now = time.monotonic()
-        if text not in self._said or ended or now - self._said[text] >= PLAIN_SECONDS:
-            if ended and self._said.get(text) == float("inf"):
-                return
-            self._said[text] = float("inf") if ended else now
+        said = self._said.get(text)
+        if ended:
+            self._said[text] = None
+            if text not in self._ended:
+                self._ended.add(text)
+                self.say(f"{text}: {state}" if state else text)
+        elif said is None or now - said >= PLAIN_SECONDS:
+            self._ended.discard(text)
+            self._said[text] = now
             self.say(f"{text}: {state}" if state else text)
 
 

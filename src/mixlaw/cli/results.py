@@ -194,8 +194,9 @@ def show_demo(result: DemoResult) -> None:
     show_optimum(result.study, result.optimum)
     print_lines("")
     show_verification(result.verification)
+    print_lines("")
     print_table(
-        ("\nstage", "\ntime"),
+        ("stage", "time"),
         ((stage, format_seconds(seconds)) for stage, seconds in result.seconds.items()),
     )
     print_lines("", f"report: {result.report}")

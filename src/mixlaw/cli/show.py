@@ -10,6 +10,8 @@ from rich.text import Text
 
 from mixlaw.study.plain import to_plain
 
+PIPE_WIDTH = 160
+
 
 def print_json(value: object) -> None:
     """Prints a result as one JSON value on standard output."""
@@ -27,12 +29,13 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
     """Prints a table; the first column is left-aligned, names in it are data."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    if title is not None:
+        print_lines(title)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
     # A pipe or a file has no width to fit.
-    width = console.width if console.is_terminal else 10_000
-    console.print(table, width=min(width, 160) if console.is_terminal else 160)
+    console.print(table, width=None if console.is_terminal else PIPE_WIDTH)
