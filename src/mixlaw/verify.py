@@ -157,11 +157,18 @@ def _verified(
     curve = (
         rows.join(weights, on="target", how="inner")
         .group_by("seed", "step")
-        .agg((pl.col("value") * pl.col("weight")).sum().alias("objective"))
+        .agg((pl.col("value") * pl.col("weight")).sum().alias("objective"), pl.len())
+        .filter(pl.col("len") == weights.height)
         .sort("seed", "step")
     )
     seeds: list[int] = runs["seed"].to_list()
     steps: list[int] = sorted(set(curve["step"].to_list()))
+    if curve.height != len(seeds) * len(steps) or not steps:
+        raise StudyError(
+            f"all verification runs of the {name} mixture must have every weighted target at the"
+            " same steps, but some losses are missing",
+            do="delete the folder of the run that lacks them, and run `mixlaw verify` again",
+        )
     curves = [curve.filter(pl.col("seed") == seed)["objective"].to_list() for seed in seeds]
     last = rows.filter(pl.col("step") == steps[-1]).sort("seed")
     return VerifiedMixture(

@@ -463,6 +463,12 @@ class Study:
         objective = self._objective(fit) if weights is None else WeightedLoss(weights)
         with self._timed("optimize"):
             best = optimize_mixture(fit, objective, question.allowed, baselines=question.baselines)
+        moved = tuple(
+            f"floors or caps don't allow the {name} mixture: the closest one that they allow is"
+            " compared with"
+            for name in question.moved_baselines
+        )
+        best = replace(best, notes=(*best.notes, *moved))
         if weights is None:
             key = table_hash(*self._fitted_tables())
             save_json(self.path / "optimum.json", to_plain(best), made_from=key)

@@ -111,6 +111,17 @@ class Question:
         """The mixtures that an answer is compared with, by name."""
         return baseline_mixtures(self.domains, self.allowed, reference=self.reference)
 
+    @property
+    def moved_baselines(self) -> tuple[str, ...]:
+        """Baselines that floors or caps don't allow: the closest allowed mixture stands in."""
+        free = CappedSimplex.of(self.names)
+        wanted = baseline_mixtures(self.domains, free, reference=self.reference)
+        return tuple(
+            name
+            for name, mixture in self.baselines.items()
+            if mixture.mixture_id != wanted[name].mixture_id
+        )
+
     def objective(self, targets: Sequence[str]) -> WeightedLoss:
         """Returns the objective: the weights that are given, else all training domains alike.
 
