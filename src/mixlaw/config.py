@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mixlaw.domains import Domain, Scale
-from mixlaw.errors import ConfigError
+from mixlaw.errors import ConfigError, DomainError
 
 FILE_NAME = "mixlaw.toml"
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -154,13 +154,16 @@ def load_config(path: Path) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"there is no {path.name} in {path.parent}",
             do="make one with `mixlaw init`, or name a study folder with `--study`",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}") from error
+        raise ConfigError(
+            f"{path} must be a text file in UTF-8, but can't be read: {error}",
+            do="put the file right, or make another study with `mixlaw init`",
+        ) from error
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -181,6 +184,10 @@ def parse_config(values: Mapping[str, Any], *, where: str) -> Config:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
         raise _explain(error, where) from error
+    except DomainError as error:
+        raise DomainError(
+            error.problem, where=error.where or where, do=error.do or "correct it there"
+        ) from None
 
 
 def config_schema() -> dict[str, Any]:
@@ -210,6 +217,23 @@ def write_template(config: Config) -> str:
             header = f"[{name}]"
             lines += [f"# {header}" if absent else header, *body, ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def with_domain(text: str, name: str) -> str:
+    """Returns the text of a `mixlaw.toml` with one more domain, everything else as it was."""
+    import tomlkit
+    from tomlkit.items import AoT, Array
+
+    document = tomlkit.parse(text)
+    if "domains" not in document:
+        document["domains"] = tomlkit.aot()
+    domains = document["domains"]
+    # A person may have written them as tables or inline; one can't hold the other.
+    entry = tomlkit.inline_table() if isinstance(domains, Array) else tomlkit.table()
+    entry["name"] = name
+    assert isinstance(domains, Array | AoT)
+    domains.append(entry)  # pyright: ignore[reportUnknownMemberType]
+    return tomlkit.dumps(document)
 
 
 def _keys(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:

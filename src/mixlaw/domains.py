@@ -1,11 +1,15 @@
 """Domains: the sources of training text, how much of each there is, and what that allows."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mixlaw.errors import DomainError
+
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, halves of surrogate pairs (no file can hold them) and line separators."""
 
 _CONFIG: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 """How these are read from `mixlaw.toml`: an unknown key is an error, docstrings are comments."""
@@ -30,7 +34,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         where = f"domain {self.name!r}"
-        if not self.name.strip() or any(ord(c) < 32 or ord(c) == 127 for c in self.name):
+        if not self.name.strip() or any(unicodedata.category(c) in _UNPRINTABLE for c in self.name):
             raise DomainError(
                 f"a domain's name must be printable text, found {self.name!r}",
                 do="give it a name without control characters",

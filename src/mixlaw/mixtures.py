@@ -70,11 +70,17 @@ class Mixture(Mapping[str, float]):
         """Returns the shares divided by their sum.
 
         Raises:
-            MixtureError: The sum is further than `tolerance` from one, or is not positive.
+            MixtureError: A share is negative or not finite, or the sum is not positive or further
+                than `tolerance` from one.
         """
         values = {name: float(value) for name, value in proportions.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise MixtureError(f"proportions must be finite, but {name!r} is {value}")
+            if value < 0:
+                raise MixtureError(f"proportions must not be negative, but {name!r} is {value:g}")
         total = math.fsum(values.values())
-        if not math.isfinite(total) or total <= 0:
+        if total <= 0:
             raise MixtureError(f"proportions must have a positive sum, but they sum to {total:g}")
         if abs(total - 1.0) > tolerance:
             raise MixtureError(
@@ -90,8 +96,12 @@ class Mixture(Mapping[str, float]):
 
     @property
     def mixture_id(self) -> str:
-        """A hash of the shares to 12 digits, the same whatever the order of the domains."""
-        shares = sorted((name, f"{share:.12f}") for name, share in self.items() if share > 0)
+        """A hash of the shares to 12 digits, the same whatever the order of the domains.
+
+        A share that rounds to nothing is one of 0, and a domain of share 0 may as well be missing.
+        """
+        digits = {name: f"{share:.12f}" for name, share in self.items() if share > 0}
+        shares = sorted(item for item in digits.items() if float(item[1]) > 0)
         return hashlib.sha256(json.dumps(shares).encode()).hexdigest()[:16]
 
     def array(self, names: Sequence[str] | None = None) -> Float[np.ndarray, " M"]:
@@ -145,7 +155,7 @@ class CappedSimplex:
 
     def __post_init__(self) -> None:
         for name, floor, cap in zip(self.names, self.floors, self.caps, strict=True):
-            if not (math.isfinite(floor) and math.isfinite(cap) and floor >= 0 and 0 <= cap <= 1):
+            if not (0 <= floor <= 1 and 0 <= cap <= 1):
                 raise MixtureError(
                     f"floor and cap must lie in [0, 1], but {name!r} has {floor:g} and {cap:g}"
                 )
@@ -210,16 +220,13 @@ class CappedSimplex:
     def nearest(self, r_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
         """Returns the closest allowed mixture in the Euclidean sense.
 
-        The projection is clip(r - s, floor, cap) with the one shift s at which it sums to one.
+        The projection is clip(r - s, floor, cap) with the one shift s at which it sums to one. That
+        sum falls with s, in straight lines between the shifts at which a share meets a bound.
         """
         floor_M, cap_M = self.floor_M, self.cap_M
-        if self.contains(r_M):
-            return r_M.copy()
-        from scipy.optimize import brentq
-
-        low, high = float(np.min(r_M - cap_M)), float(np.max(r_M - floor_M))
-        shift = brentq(lambda s: float(np.sum(np.clip(r_M - s, floor_M, cap_M))) - 1, low, high)
-        return np.clip(r_M - float(shift), floor_M, cap_M)
+        bends = np.sort(np.concatenate([r_M - floor_M, r_M - cap_M]))[::-1]
+        totals = np.clip(r_M - bends[:, None], floor_M, cap_M).sum(axis=1)
+        return np.clip(r_M - np.interp(1.0, totals, bends), floor_M, cap_M)
 
     def linear_minimum(self, cost_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
         """Returns the allowed mixture that minimises a linear cost: fill the cheapest first."""
@@ -233,5 +240,11 @@ class CappedSimplex:
 
 
 def stack_mixtures(mixtures: Sequence[Mixture]) -> Float[np.ndarray, "R M"]:
-    """Returns mixtures over the same domains as rows, in the first one's order of domains."""
+    """Returns mixtures over the same domains as rows, in the first one's order of domains.
+
+    Raises:
+        MixtureError: There is none, or the domains differ.
+    """
+    if not mixtures:
+        raise MixtureError("at least one mixture is needed, found none")
     return np.stack([mixture.array(mixtures[0].names) for mixture in mixtures])

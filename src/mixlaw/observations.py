@@ -62,6 +62,12 @@ def proportion_domains(runs: pl.DataFrame) -> tuple[str, ...]:
     )
 
 
+def fill_shares(runs: pl.DataFrame) -> pl.DataFrame:
+    """Returns runs of several sources, with share 0 of a domain that a source does not name."""
+    shares = [name for name in runs.columns if name.startswith(PROPORTION_PREFIX)]
+    return runs.with_columns(pl.col(shares).fill_null(0.0))
+
+
 def run_mixture(runs: pl.DataFrame, run_id: str) -> Mixture:
     """Returns the mixture of one run."""
     row = runs.row(by_predicate=pl.col("run_id") == run_id, named=True)
@@ -183,6 +189,8 @@ def loss_table(
 ) -> LossTable:
     """Returns the losses of finished runs at one step, joined by run id.
 
+    Runs whose status is not `done` are left out; one without a status counts as done.
+
     Args:
         runs: The runs table.
         observations: The observations table.
@@ -203,6 +211,7 @@ def loss_table(
             raise TableError(
                 f"{target!r} is no target of these runs", do=f"the targets are {', '.join(known)}"
             )
+    runs = runs.filter(pl.col("status").fill_null("done") == "done")
     if roles is not None:
         runs = runs.filter(pl.col("role").is_in(list(roles)))
     rows = observations.filter(pl.col("target").is_in(list(chosen))).join(
@@ -222,7 +231,8 @@ def loss_table(
         )
     units = rows["unit"].unique().to_list()
     if len(units) > 1:
-        raise TableError(f"the losses must have one unit, found {', '.join(map(str, units))}")
+        found = ", ".join(sorted("none" if unit is None else unit for unit in units))
+        raise TableError(f"the losses must have one unit, found {found}")
 
     run_ids: list[str] = runs["run_id"].to_list()
     row_of = {run_id: i for i, run_id in enumerate(run_ids)}

@@ -11,7 +11,7 @@ all of them at once; that noise, measured on repeated mixtures, is added in quad
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -37,6 +37,17 @@ class Prediction:
     unit: str
     notes: tuple[str, ...]
     """What the intervals do not hold, in sentences."""
+
+    def joined(self, other: "Prediction") -> "Prediction":
+        """Returns the columns of both predictions, which are of the same mixtures."""
+        return replace(
+            self,
+            columns=(*self.columns, *other.columns),
+            value_RK=np.hstack([self.value_RK, other.value_RK]),
+            low_RK=np.hstack([self.low_RK, other.low_RK]),
+            high_RK=np.hstack([self.high_RK, other.high_RK]),
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )
 
 
 def predict_losses(
@@ -103,6 +114,8 @@ def _predict(
     columns: Sequence[str],
     level: float,
 ) -> Prediction:
+    if not 0 < level < 1:
+        raise FitError(f"the level of an interval must lie between 0 and 1, found {level:g}")
     ordered = tuple(mixture.reordered(fit.domains) for mixture in mixtures)
     r_RM = stack_mixtures(ordered)
     value_RK = fit.losses(r_RM) @ weight_KT.T
@@ -134,7 +147,7 @@ def _jackknife_plus(
     center_LRK = fit.left_out_losses(r_RM) @ weight_KT.T
     residual_LK = np.abs(_filled(fit.left_out_residual_RT) @ weight_KT.T)
     count = len(residual_LK)
-    rank = math.ceil(level * (count + 1))
+    rank = math.ceil(level * (count + 1) - 1e-9)
     if rank <= count:
         low_LRK = np.sort(center_LRK - residual_LK[:, None, :], axis=0)
         high_LRK = np.sort(center_LRK + residual_LK[:, None, :], axis=0)
@@ -154,7 +167,10 @@ def _seed_halfwidth(
 ) -> tuple[Float[np.ndarray, " K"], tuple[str, ...]]:
     nothing = np.zeros(len(weight_KT))
     if shared_seed(fit.table) is None:
-        return nothing, ()  # each run has its own seed: the residuals hold the noise
+        if None not in fit.table.seeds:
+            return nothing, ()  # runs with several seeds: the residuals hold the noise
+        note = "the runs' seeds are not known: if they share one, its noise is not in the intervals"
+        return nothing, (note,)
     seed_K = fit.seed_sd(weight_KT)
     if np.any(np.isnan(seed_K)):
         note = "the noise between seeds is not in the intervals: no mixture was run with several"

@@ -4,7 +4,7 @@ Shape letters: R held-out runs, T targets.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,8 @@ def score_holdout(
         weights: Weights of the objective by target.
         level: Level of the intervals.
     """
+    sizes = runs.filter(pl.col("run_id").is_in(list(fit.table.run_ids)))["params_non_embedding"]
+    runs = runs.filter(pl.col("params_non_embedding").is_in(sizes.unique(), nulls_equal=True))
     held_out = runs.filter(pl.col("role") == "holdout")
     seen = observations.join(held_out, on="run_id", how="semi")
     if fit.table.step is not None:
@@ -98,9 +100,8 @@ def score_holdout(
     mixtures = [Mixture.from_array(table.domains, r_M) for r_M in table.r_RM]
     each = predict_losses(fit, mixtures, level=level)
     whole = predict_weighted(fit, mixtures, weights, level=level)
-    weight_T = np.array([weights.get(target, 0.0) for target in fit.targets])
-    observed_RK = np.hstack([table.y_RT, (table.y_RT @ weight_T)[:, None]])
-    fitted_RK = np.hstack([fit.table.y_RT, (fit.table.y_RT @ weight_T)[:, None]])
+    observed_RK = _with_objective(table.y_RT, fit.targets, weights)
+    fitted_RK = _with_objective(fit.table.y_RT, fit.targets, weights)
     predicted_RK = np.hstack([each.value_RK, whole.value_RK])
     low_RK = np.hstack([each.low_RK, whole.low_RK])
     high_RK = np.hstack([each.high_RK, whole.high_RK])
@@ -127,6 +128,15 @@ def score_holdout(
     )
 
 
+def _with_objective(
+    y_RT: Float[np.ndarray, "R T"], targets: Sequence[str], weights: Mapping[str, float]
+) -> Float[np.ndarray, "R K"]:
+    """Returns the losses with the objective last; a loss that counts nothing may be missing."""
+    weighted = [i for i, target in enumerate(targets) if weights.get(target, 0.0)]
+    weight_W = np.array([weights[targets[i]] for i in weighted])
+    return np.hstack([y_RT, (y_RT[:, weighted] @ weight_W)[:, None]])
+
+
 def _score(
     name: str,
     observed_R: Float[np.ndarray, " R"],
@@ -136,6 +146,12 @@ def _score(
     mean: float,
 ) -> Score:
     known_R = np.isfinite(observed_R)
+    if not known_R.any():
+        unknown = math.nan
+        return Score(
+            name=name, mae=unknown, mean_mae=unknown, spearman=unknown, inside=0, count=0,
+            width=unknown,
+        )  # fmt: skip
     observed_R, predicted_R = observed_R[known_R], predicted_R[known_R]
     low_R, high_R = low_R[known_R], high_R[known_R]
     return Score(

@@ -3,15 +3,17 @@
 What is heavy is imported inside the commands: `mixlaw --help` must not wait for it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixlaw import __version__
-from mixlaw.errors import ConfigError
+from mixlaw.errors import ConfigError, MixtureError
 
 if TYPE_CHECKING:
+    from mixlaw.mixtures import Mixture
     from mixlaw.study import Study
 
 app = typer.Typer(
@@ -196,7 +198,8 @@ def plan(
 
     opened = _open(study)
     planned = opened.plan()
-    written = [] if write is None else opened.write_plan(write, prefixes=_pairs(prefix, "--prefix"))
+    prefixes = _pairs(prefix, "--prefix", known=opened.question.names)
+    written = [] if write is None else opened.write_plan(write, prefixes=prefixes)
     if as_json:
         print_json({"plan": planned, "written": written})
         return
@@ -210,6 +213,7 @@ def run(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Runs at once; one per CPU core by default.")
     ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed runs again.")] = False,
     study: StudyOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -223,7 +227,7 @@ def run(
 
     opened = _open(study)
     with LiveProgress(quiet=as_json) as live:
-        counts = opened.run(slots=slots, on_runs=live.runs)
+        counts = opened.run(slots=slots, retry=retry, on_runs=live.runs)
     print_json(counts) if as_json else show_counts(counts)
     if counts.failed:
         raise typer.Exit(3)
@@ -287,7 +291,7 @@ def import_command(
     from mixlaw.cli.show import print_json
     from mixlaw.study import Study
 
-    imported = Study.for_import(study, dry_run=dry_run).import_tables(
+    imported = Study.for_import(study).import_tables(
         runs,
         metrics,
         key=key,
@@ -341,11 +345,9 @@ def predict(
     """
     from mixlaw.cli.results import show_prediction
     from mixlaw.cli.show import print_json
-    from mixlaw.mixtures import Mixture
 
     opened = _open(study)
-    mixtures = [Mixture.normalized(_shares(text), tolerance=1e-3) for text in mixture]
-    prediction = opened.predict(mixtures)
+    prediction = opened.predict([_mixture(text) for text in mixture])
     print_json(prediction) if as_json else show_prediction(prediction)
 
 
@@ -384,6 +386,7 @@ def verify(
     seeds: Annotated[
         int | None, typer.Option(min=3, help="Seeds of each mixture instead of [verify].")
     ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed runs again.")] = False,
     study: StudyOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -400,7 +403,7 @@ def verify(
     opened = _open(study)
     with LiveProgress(quiet=as_json) as live:
         verified = opened.verify(
-            slots=slots, seeds=seeds, on_runs=live.runs, on_progress=live.stage
+            slots=slots, seeds=seeds, retry=retry, on_runs=live.runs, on_progress=live.stage
         )
     print_json(verified) if as_json else show_verification(verified)
     if verified.comparisons and verified.comparisons[0].winner != "optimum":
@@ -453,11 +456,11 @@ def export(
     Example: mixlaw export megatron --prefix web=/data/web_text_document -o blend.txt
     """
     from mixlaw.cli.show import print_json, print_lines
-    from mixlaw.mixtures import Mixture
 
     opened = _open(study)
-    given = None if mixture is None else Mixture.normalized(_shares(mixture), tolerance=1e-3)
-    result = opened.export(framework, output, mixture=given, prefixes=_pairs(prefix, "--prefix"))
+    given = None if mixture is None else _mixture(mixture)
+    prefixes = _pairs(prefix, "--prefix", known=opened.question.names)
+    result = opened.export(framework, output, mixture=given, prefixes=prefixes)
     if as_json:
         print_json(result)
         return
@@ -470,15 +473,40 @@ def _open(folder: Path) -> "Study":
     return Study.open(folder)
 
 
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
-    """Returns `NAME=VALUE` arguments as a mapping; the first `=` splits, paths may hold one."""
+def _pairs(given: list[str] | None, option: str, *, known: Sequence[str] = ()) -> dict[str, str]:
+    """Returns `NAME=VALUE` arguments as a mapping.
+
+    A known name ends where it ends, since it may hold a `=`; otherwise the first one splits.
+    """
     pairs: dict[str, str] = {}
     for text in given or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ConfigError(f"{option} must be NAME=VALUE, found {text!r}")
+        name = max((name for name in known if text.startswith(f"{name}=")), key=len, default=None)
+        if name is None:
+            name = text.partition("=")[0]
+        value = text[len(name) + 1 :]
+        if not (name and value):
+            raise ConfigError(
+                f"{option} must be NAME=VALUE, found {text!r}",
+                do="for example: " + ("web=/data/web" if option == "--prefix" else "step=iter"),
+            )
+        if name in pairs:
+            raise ConfigError(f"{option} gives {name!r} twice", do="leave one of them out")
         pairs[name] = value
     return pairs
+
+
+def _mixture(text: str) -> "Mixture":
+    """Returns the mixture that a person typed."""
+    from mixlaw.mixtures import Mixture
+
+    try:
+        return Mixture.normalized(_shares(text), tolerance=1e-3)
+    except MixtureError as error:
+        raise MixtureError(
+            error.problem,
+            where=f"--mixture {text}",
+            do="give each domain's share of the tokens, for example: web=0.7,code=0.3",
+        ) from None
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -498,7 +526,7 @@ def _shares(text: str) -> dict[str, float]:
                 do="for example: web=0.7,code=0.3; or a JSON object, for names with a comma",
             )
         if name in shares:
-            raise ConfigError(f"{name!r} is given twice in {text!r}")
+            raise ConfigError(f"{name!r} is given twice in {text!r}", do="leave one of them out")
         shares[name] = number
     return shares
 
@@ -509,9 +537,17 @@ def _json_shares(text: str) -> dict[str, float]:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(dict[str, float]).validate_python(json.loads(text))
+        given = json.loads(text, object_pairs_hook=_once)
+        return TypeAdapter(dict[str, float]).validate_python(given)
     except (ValueError, ValidationError) as error:
         raise ConfigError(
             f"shares and weights must be numbers by name, found {text!r}",
             do='for example: {"web": 0.7, "code": 0.3}',
         ) from error
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Returns the pairs of a JSON object; a name that is there twice is an error."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is there twice")
+    return dict(pairs)

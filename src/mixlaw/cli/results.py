@@ -32,7 +32,8 @@ def show_domain(added: CorpusDomain) -> None:
 def show_domains(study: Study) -> None:
     """Prints the domains with their caps."""
     question = study.question
-    caps = question.caps
+    given, scale = study.config.constraints.cap, question.scale
+    supply = {d.name: 1.0 if scale is None else d.cap(scale) for d in question.domains}
     print_table(
         ("domain", "tokens", "documents", "epochs allowed", "cap", "bytes/token"),
         (
@@ -41,13 +42,18 @@ def show_domains(study: Study) -> None:
                 _count(domain.available_tokens),
                 "?" if domain.documents is None else f"{domain.documents:,}",
                 f"{domain.max_epochs:g}",
-                f"{caps[domain.name]:.3f}",
+                f"{min(supply[domain.name], given.get(domain.name, 1.0)):.3f}",
                 "?" if domain.bytes_per_token is None else f"{domain.bytes_per_token:.2f}",
             )
             for domain in question.domains
         ),
-        title=f"at {_count(question.scale.tokens)} tokens",
+        title=f"at {_count(scale.tokens)} tokens" if scale else "at an unknown scale: no caps",
     )
+    measured = () if study.corpus is None else study.corpus.domains
+    for domain in measured:
+        if not domain.train_tokens:
+            tokens = _count(domain.validation_tokens)
+            print_lines(f"{domain.name!r} is only measured: {tokens} tokens to validate")
 
 
 def show_plan(plan: Plan) -> None:

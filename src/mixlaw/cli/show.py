@@ -15,7 +15,8 @@ PIPE_WIDTH = 160
 
 def print_json(value: object) -> None:
     """Prints a result as one JSON value on standard output."""
-    json.dump(to_plain(value), sys.stdout, indent=1, ensure_ascii=False)
+    can_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    json.dump(to_plain(value), sys.stdout, indent=1, ensure_ascii=not can_all)
     sys.stdout.write("\n")
 
 
@@ -36,6 +37,6 @@ def print_table(
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+    console = Console(highlight=False, markup=False, emoji=False)
     # A pipe or a file has no width to fit.
     console.print(table, width=None if console.is_terminal else PIPE_WIDTH)

@@ -5,28 +5,34 @@ N runs that repeat a mixture.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
 from mixlaw.errors import FitError, TableError
 from mixlaw.fit.noise import level_shift, replicate_residuals
 from mixlaw.fit.result import FitResult, TargetStatus
 from mixlaw.fit.solver import (
-    FIRST_SCALE,
+    STRENGTHS,
+    Candidate,
     Solution,
-    residual_scale,
+    choose_strength,
+    first_candidate,
+    settle_scale,
     solve_target,
-    spread,
+    try_strengths,
 )
 from mixlaw.laws.base import MixingLaw
 from mixlaw.laws.mixing import ExponentialLaw
-from mixlaw.observations import LossTable, loss_table
+from mixlaw.observations import LossTable, check_observations, check_runs, loss_table
 
 FITTED_ROLES = ("design", "imported")
 """Roles of runs that a law is fitted to."""
+NEARLY_ALL = 0.9
+"""A step counts as common when this share of the runs was observed there."""
 COMPARED_ROLES = (*FITTED_ROLES, "noise")
 """Roles of runs that say how much a mixture's loss differs between seeds."""
 
@@ -38,6 +44,7 @@ def fit_law(
     law: MixingLaw | None = None,
     targets: Sequence[str] | None = None,
     step: int | None = None,
+    params: float | None = None,
     num_draws: int = 200,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
@@ -51,23 +58,29 @@ def fit_law(
         law: Which law; M4 by default.
         targets: Which targets; all by default.
         step: At which step; the last one that all fitted runs have, by default.
+        params: Of which model size (parameters without embeddings); the largest by default.
         num_draws: Bootstrap draws.
         seed: Seed of the bootstrap.
         on_progress: Called with the share that is done.
 
     Raises:
         TableError: The tables are not what they must be.
-        FitError: Fewer than three mixtures, or a target without losses.
+        FitError: A target has losses of fewer than four mixtures, or one that is not finite.
     """
     law = ExponentialLaw() if law is None else law
-    step = _last_shared_step(runs, observations) if step is None else step
+    runs, observations = check_runs(runs), check_observations(observations)
+    runs, notes = _one_size(runs, params)
+    if step is None:
+        step, left_out = _last_common_step(runs, observations)
+        notes += left_out
     fitted = loss_table(runs, observations, targets=targets, roles=FITTED_ROLES, step=step)
     compared = loss_table(
         runs, observations, targets=fitted.targets, roles=COMPARED_ROLES, step=fitted.step
     )
-    return fit_table(
+    fit = fit_table(
         law, fitted, compared=compared, num_draws=num_draws, seed=seed, on_progress=on_progress
     )
+    return replace(fit, notes=notes)
 
 
 def fit_table(
@@ -80,6 +93,8 @@ def fit_table(
     on_progress: Callable[[float], None] | None = None,
 ) -> FitResult:
     """Returns the law fitted to a table of losses; `compared` adds runs that repeat mixtures."""
+    if num_draws < 1:
+        raise FitError(f"the bootstrap needs at least one draw, found {num_draws}")
     _check_table(fitted)
     compared = fitted if compared is None else compared
     group_R = _group_index(fitted.mixture_ids)
@@ -88,17 +103,16 @@ def fit_table(
     weight_BG = rng.exponential(size=(num_draws, int(group_R.max()) + 1))
     num_targets = len(fitted.targets)
     solutions: list[Solution] = []
-    scales: list[float] = []
+    chosen: list[Candidate] = []
     left_out: list[np.ndarray] = []
     draws: list[np.ndarray] = []
     with threadpool_limits(limits=1):
         for i in range(num_targets):
-            solution, scale = _fit_target(law, fitted.r_RM, fitted.y_RT[:, i])
-            solutions.append(solution)
-            scales.append(scale)
-            refit = _Refit(law, fitted.r_RM, fitted.y_RT[:, i], scale, solution.theta_P)
-            left_out.append(refit.leave_out(group_R))
-            draws.append(refit.reweight(weight_BG[:, group_R]))
+            target = _TargetFit(law, fitted.r_RM, fitted.y_RT[:, i])
+            solutions.append(target.solution)
+            chosen.append(target.chosen)
+            left_out.append(target.leave_out(group_R))
+            draws.append(target.reweight(weight_BG[:, group_R]))
             if on_progress is not None:
                 on_progress((i + 1) / num_targets)
     shift_T, shift_freedom = level_shift(fitted, compared)
@@ -109,69 +123,78 @@ def fit_table(
         theta_TP=np.stack([solution.theta_P for solution in solutions]),
         theta_loo_RTP=np.stack(left_out, axis=1),
         theta_draws_BTP=np.stack(draws, axis=1),
-        scale_T=np.array(scales),
+        scale_T=np.array([candidate.scale for candidate in chosen]),
         replicate_NT=replicate_NT,
         replicate_freedom=freedom,
         level_shift_T=shift_T,
         level_freedom=shift_freedom,
-        status=tuple(_describe(law, fitted, i, solution) for i, solution in enumerate(solutions)),
+        status=tuple(
+            _describe(law, fitted, i, solution, candidate.strength)
+            for i, (solution, candidate) in enumerate(zip(solutions, chosen, strict=True))
+        ),
     )
 
 
-def _fit_target(
-    law: MixingLaw, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
-) -> tuple[Solution, float]:
-    known_R = np.isfinite(y_R)
-    r_RM, y_R = r_RM[known_R], y_R[known_R]
-    starts_SP = law.starts(r_RM, y_R)
-    first = solve_target(law, r_RM, y_R, scale=FIRST_SCALE * spread(y_R), starts_SP=starts_SP)
-    scale = residual_scale(law, r_RM, y_R, first.theta_P)
-    starts_SP = np.vstack([first.theta_P[None], starts_SP])
-    return solve_target(law, r_RM, y_R, scale=scale, starts_SP=starts_SP), scale
-
-
-class _Refit:
-    """Refits of one target from its solution: without a mixture, or with other weights."""
+class _TargetFit:
+    """One target's fit to all runs, and its refits: without a mixture, or with other weights."""
 
     def __init__(
-        self,
-        law: MixingLaw,
-        r_RM: Float[np.ndarray, "R M"],
-        y_R: Float[np.ndarray, " R"],
-        scale: float,
-        start_P: Float[np.ndarray, " P"],
+        self, law: MixingLaw, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
     ) -> None:
         self.law, self.r_RM, self.y_R = law, r_RM, y_R
-        self.scale, self.start_P = scale, start_P
         self.known_R = np.isfinite(y_R)
+        r_RM, y_R = r_RM[self.known_R], y_R[self.known_R]
+        self.tried = try_strengths(law, r_RM, y_R, start=first_candidate(law, r_RM, y_R))
+        self.chosen = choose_strength(self.tried)
+        self.solution = solve_target(
+            law,
+            r_RM,
+            y_R,
+            scale=self.chosen.scale,
+            strength=self.chosen.strength,
+            starts_SP=np.vstack([self.chosen.theta_P[None], law.starts(r_RM, y_R)]),
+        )
 
     def leave_out(self, group_R: Int[np.ndarray, " R"]) -> Float[np.ndarray, "R P"]:
-        """Returns, for each run, the parameters without its mixture."""
-        by_group = {
-            group: self._solve(self.known_R & (group_R != group), None)
-            for group in np.unique(group_R)
-        }
+        """Returns, for each run, the parameters without its mixture.
+
+        Scale and strength of the shrinkage are chosen anew without it.
+        """
+        by_group = {group: self._without(group_R == group) for group in np.unique(group_R)}
         return np.stack([by_group[group] for group in group_R])
 
+    def _without(self, left_out_R: Bool[np.ndarray, " R"]) -> Float[np.ndarray, " P"]:
+        keep_R = self.known_R & ~left_out_R
+        r_RM, y_R = self.r_RM[keep_R], self.y_R[keep_R]
+        tried = [settle_scale(self.law, r_RM, y_R, start=start) for start in self.tried]
+        return self._solve(keep_R, choose_strength(tried), None)
+
     def reweight(self, weight_BR: Float[np.ndarray, "B R"]) -> Float[np.ndarray, "B P"]:
-        """Returns the parameters for each row of weights."""
-        return np.stack([self._solve(self.known_R, weight_R) for weight_R in weight_BR])
+        """Returns the parameters for each row of weights, at the scale and strength of the fit."""
+        start = replace(self.chosen, theta_P=self.solution.theta_P)
+        return np.stack([self._solve(self.known_R, start, weight_R) for weight_R in weight_BR])
 
     def _solve(
-        self, keep_R: np.ndarray, weight_R: Float[np.ndarray, " R"] | None
+        self,
+        keep_R: Bool[np.ndarray, " R"],
+        start: Candidate,
+        weight_R: Float[np.ndarray, " R"] | None,
     ) -> Float[np.ndarray, " P"]:
         return solve_target(
             self.law,
             self.r_RM[keep_R],
             self.y_R[keep_R],
-            scale=self.scale,
-            starts_SP=self.start_P[None],
+            scale=start.scale,
+            strength=start.strength,
+            starts_SP=start.theta_P[None],
             weight_R=None if weight_R is None else weight_R[keep_R],
+            tolerance=1e-8,
         ).theta_P
 
 
 def _group_index(mixture_ids: Sequence[str]) -> Int[np.ndarray, " R"]:
-    index = {mixture_id: i for i, mixture_id in enumerate(dict.fromkeys(mixture_ids))}
+    # Sorted, so that a mixture has the same bootstrap weights whatever the order of the runs.
+    index = {mixture_id: i for i, mixture_id in enumerate(sorted(set(mixture_ids)))}
     return np.array([index[mixture_id] for mixture_id in mixture_ids])
 
 
@@ -194,7 +217,9 @@ def _check_table(fitted: LossTable) -> None:
             )
 
 
-def _describe(law: MixingLaw, fitted: LossTable, i: int, solution: Solution) -> TargetStatus:
+def _describe(
+    law: MixingLaw, fitted: LossTable, i: int, solution: Solution, strength: float
+) -> TargetStatus:
     known_R = np.isfinite(fitted.y_RT[:, i])
     low_P, high_P = law.bounds(fitted.r_RM[known_R], fitted.y_RT[known_R, i])
     near_P = 1e-4 * np.maximum(high_P - low_P, 1e-12)
@@ -210,6 +235,8 @@ def _describe(law: MixingLaw, fitted: LossTable, i: int, solution: Solution) -> 
         sentences.append(f"did not converge ({solution.message.rstrip('.')})")
     if at_bound:
         sentences.append(f"{', '.join(at_bound)} at a bound, not estimated")
+    if strength == STRENGTHS[-1]:
+        sentences.append("shrunk to about the mean: the mixtures hardly move this loss")
     mixtures = len({fitted.mixture_ids[j] for j in np.flatnonzero(known_R)})
     if mixtures < 2.5 * len(names):
         sentences.append(
@@ -226,12 +253,38 @@ def _describe(law: MixingLaw, fitted: LossTable, i: int, solution: Solution) -> 
         at_bound=at_bound,
         num_starts=solution.num_starts,
         starts_agreeing=solution.starts_agreeing,
+        strength=strength,
     )
 
 
-def _last_shared_step(runs: pl.DataFrame, observations: pl.DataFrame) -> int:
-    """Returns the last step at which every fitted run was observed."""
-    fitted = runs.filter(pl.col("role").is_in(FITTED_ROLES)).select("run_id")
+def _one_size(runs: pl.DataFrame, params: float | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Returns the runs of one model size, and what was left out: the law knows nothing of size."""
+    fitted = runs.filter(pl.col("role").is_in(FITTED_ROLES))
+    sizes = fitted["params_non_embedding"].drop_nulls().unique().sort()
+    if params is None and sizes.len():
+        params = float(sizes[-1])
+    if params is None:
+        return runs, ()
+    chosen = runs.filter(pl.col("params_non_embedding") == params)
+    if not chosen.height:
+        known = ", ".join(f"{size:.6g}" for size in sizes)
+        raise FitError(f"no run has {params:.6g} parameters", do=f"the sizes are {known}")
+    others = fitted.height - chosen.filter(pl.col("role").is_in(FITTED_ROLES)).height
+    if not others:
+        return chosen, ()
+    return chosen, (
+        f"{others} runs of another or an unknown size are left out; the law is for"
+        f" {params:.6g} parameters",
+    )
+
+
+def _last_common_step(
+    runs: pl.DataFrame, observations: pl.DataFrame
+) -> tuple[int, tuple[str, ...]]:
+    """Returns the last step that nearly all fitted runs reached, and which runs did not."""
+    fitted = runs.filter(
+        pl.col("role").is_in(FITTED_ROLES), pl.col("status").fill_null("done") == "done"
+    ).select("run_id")
     rows = observations.join(fitted, on="run_id", how="semi").select("run_id", "step").unique()
     num_runs = rows["run_id"].n_unique()
     if num_runs == 0:
@@ -239,10 +292,19 @@ def _last_shared_step(runs: pl.DataFrame, observations: pl.DataFrame) -> int:
             "no finished run has an observation",
             do="train some with `mixlaw run`, or import them with `mixlaw import`",
         )
-    shared = rows.group_by("step").len().filter(pl.col("len") == num_runs)
-    if not shared.height:
+    counts = rows.group_by("step").len().sort("step")
+    common = counts.filter(pl.col("len") >= NEARLY_ALL * num_runs)
+    if not common.height:
+        last = ", ".join(f"{step} ({count})" for step, count in counts.tail(3).iter_rows())
         raise FitError(
-            f"the {num_runs} runs have no step in common",
+            f"the {num_runs} runs have no step in common; the last ones, with their runs: {last}",
             do="name one with `--step`; runs that were not observed there are left out",
         )
-    return int(shared["step"].max())  # pyright: ignore[reportArgumentType]
+    step, count = common.row(-1)
+    if count == num_runs:
+        return int(step), ()
+    missing = rows.filter(~pl.col("run_id").is_in(rows.filter(pl.col("step") == step)["run_id"]))
+    return int(step), (
+        f"{num_runs - count} of {num_runs} runs have no loss at step {step} and are left out, run"
+        f" {missing['run_id'].min()!r} for one",
+    )

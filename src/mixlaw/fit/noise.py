@@ -15,7 +15,10 @@ from mixlaw.observations import LossTable
 
 
 def replicate_residuals(compared: LossTable) -> tuple[Float[np.ndarray, "N T"], int]:
-    """Returns losses of repeated mixtures less their mixture's mean, and the degrees of freedom."""
+    """Returns losses of repeated mixtures less their mixture's mean, and the degrees of freedom.
+
+    Runs that lack a loss are left out: combinations of targets need all of them.
+    """
     rows: list[np.ndarray] = []
     freedom = 0
     for members in _groups(compared):
@@ -29,26 +32,27 @@ def replicate_residuals(compared: LossTable) -> tuple[Float[np.ndarray, "N T"], 
 
 
 def level_shift(fitted: LossTable, compared: LossTable) -> tuple[Float[np.ndarray, " T"], int]:
-    """Returns what fresh seeds add on average to the losses of the seed that all fitted runs share.
+    """Returns what fresh seeds add on average to the losses of the shared one, and their number.
 
-    Zero, with no degrees of freedom, where the fitted runs have seeds of their own (their residuals
-    then hold the noise) or fewer than two fresh seeds tell it.
+    Zero, and no seeds, where the fitted runs have seeds of their own (their residuals then hold the
+    noise) or fewer than two fresh seeds tell it.
     """
     none = np.zeros(len(fitted.targets)), 0
     shared = shared_seed(fitted)
     if shared is None:
         return none
-    differences: list[np.ndarray] = []
+    by_seed: dict[int | None, list[np.ndarray]] = {}
     for members in _groups(compared):
         base = [i for i in members if compared.seeds[i] == shared]
         fresh = [i for i in members if compared.seeds[i] not in (shared, None)]
         if base and fresh:
             base_T = np.mean(compared.y_RT[base], axis=0)
-            differences.extend(compared.y_RT[i] - base_T for i in fresh)
-    if len(differences) < 2:
+            for i in fresh:
+                by_seed.setdefault(compared.seeds[i], []).append(compared.y_RT[i] - base_T)
+    if len(by_seed) < 2:
         return none
-    shift_T = np.mean(np.stack(differences), axis=0)
-    return np.where(np.isfinite(shift_T), shift_T, 0.0), len(differences)
+    # A seed that was used on several mixtures is one seed.
+    return np.mean([np.mean(rows, axis=0) for rows in by_seed.values()], axis=0), len(by_seed)
 
 
 def shared_seed(fitted: LossTable) -> int | None:
@@ -58,7 +62,9 @@ def shared_seed(fitted: LossTable) -> int | None:
 
 
 def _groups(table: LossTable) -> list[list[int]]:
+    """Returns the complete runs of each mixture."""
     members: dict[str, list[int]] = {}
     for i, mixture_id in enumerate(table.mixture_ids):
-        members.setdefault(mixture_id, []).append(i)
+        if np.all(np.isfinite(table.y_RT[i])):
+            members.setdefault(mixture_id, []).append(i)
     return list(members.values())

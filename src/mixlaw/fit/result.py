@@ -28,6 +28,8 @@ class TargetStatus:
     num_starts: int
     starts_agreeing: int
     """Starts that ended at the best objective."""
+    strength: float = 1.0
+    """Strength of the shrinkage that cross-validation chose; 1 is the law's prior."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,6 +56,8 @@ class FitResult:
     level_freedom: int
     """Fresh seeds behind the shift; 0: none."""
     status: tuple[TargetStatus, ...]
+    notes: tuple[str, ...] = ()
+    """Which runs were left out, in sentences."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -115,7 +119,9 @@ class FitResult:
         width = max(6, *(len(target) for target in self.targets))
         lines = [
             f"law {self.law.name}: {self.law.formula}",
-            f"{self.num_mixtures} mixtures of {len(self.domains)} domains, {self.table.unit}",
+            f"{self.num_mixtures} mixtures of {len(self.domains)} domains, {self._when()},"
+            f" {self.table.unit}",
+            *self.notes,
             f"{'target':{width}}  {'left out':>9}  {'mean':>7}  {'seeds':>7}  status",
         ]
         for i, status in enumerate(self.status):
@@ -130,6 +136,11 @@ class FitResult:
         )
         return "\n".join(lines)
 
+    def _when(self) -> str:
+        step = "at the end of each run" if self.table.step is None else f"step {self.table.step}"
+        tokens = self.table.tokens
+        return step if tokens is None else f"{step} ({tokens:.4g} tokens)"
+
     def to_json(self) -> dict[str, Any]:
         """Returns the fit as plain values, without the observations."""
         names = self.law.parameter_names(self.domains)
@@ -141,6 +152,7 @@ class FitResult:
             "tokens": self.table.tokens,
             "domains": list(self.domains),
             "runs": list(self.table.run_ids),
+            "notes": list(self.notes),
             "targets": {
                 status.target: {
                     "parameters": dict(zip(names, map(float, self.theta_TP[i]), strict=True)),
@@ -149,6 +161,7 @@ class FitResult:
                     "left_out_mae": _number(np.nanmean(np.abs(self.left_out_residual_RT[:, i]))),
                     "mean_mae": _number(np.nanmean(np.abs(self.mean_residual_RT[:, i]))),
                     "seed_sd": _number(self.seed_sd(np.eye(len(self.targets)))[i]),
+                    "shrinkage": status.strength,
                     "converged": status.converged,
                     "status": status.sentence,
                     "at_bound": list(status.at_bound),

@@ -1,28 +1,42 @@
-"""One target's fit: robust, shrunk, multi-started least squares (the solver is SciPy's).
+"""One target's fit: robust, shrunk, multi-started least squares; the solver is MINPACK's, in SciPy.
 
 Shape letters: R runs, M training domains, P parameters, S starts, Q shrinkage residuals.
 
-The fit minimises sum_i w_i rho((y_i - L(r_i)) / s) + |penalty(theta)|^2 with Huber's rho, so that
-one odd run moves it little, and with the law's shrinkage, so that a small design does not explode.
-The scale s is that of the residuals: it is estimated from a first fit, by one rule for all data.
+The fit minimizes sum_i w_i rho((y_i - L(r_i)) / s) + sum_q rho(lambda penalty_q), with Huber's rho
+in both: one odd run moves the law little, and one domain that matters much is shrunk little. The
+scale s of the residuals and the strength lambda of the shrinkage are estimated from the same runs,
+by one rule for all data: s by Huber's proposal 2 with the effective number of parameters, lambda by
+generalized cross-validation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
-from scipy.optimize import least_squares
+from jaxtyping import Bool, Float
+from scipy.optimize import leastsq
 
 from mixlaw.laws.base import MixingLaw
 
 HUBER = 1.345
 """Residuals beyond this many scales count linearly; 95% efficient under normal noise (Huber)."""
+HUBER_VARIANCE = 0.7102
+"""Mean of min(|u|, HUBER)^2 for a standard normal u: what makes the scale one of normal noise."""
+STRENGTHS = (1.0, 3.0, 30.0, 300.0)
+"""Strengths of the shrinkage that are tried, in units of the law's prior, the weakest first. The
+last one leaves about the mean of the losses: some targets no mixture moves."""
+CLEARLY_BETTER = 0.9
+"""A stronger shrinkage must lower the score of the cross-validation to this share of the best."""
+HOPELESS = 1.5
+"""A strength that scores this many times worse than the best ends the search for stronger ones."""
 FIRST_SCALE = 0.1
 """Scale of the residuals in the first fit, as a share of the losses' standard deviation."""
 LEAST_SCALE = 1e-3
 """Floor of the scale, likewise: noiseless data must not turn the shrinkage off altogether."""
 AGREEMENT = 1e-6
 """Starts agree when their objectives are within this relative distance of the best."""
+MAX_SCALE_ROUNDS = 10
+"""Rounds of fitting and estimating the scale anew; three or four are usual."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,73 +51,245 @@ class Solution:
     starts_agreeing: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidate:
+    """A fit at one strength of the shrinkage, with the scale that its own residuals have."""
+
+    strength: float
+    scale: float
+    theta_P: Float[np.ndarray, " P"]
+    score: float
+    """Generalized cross-validation: the residuals' variance, times what fitted parameters hide."""
+
+
 def solve_target(
     law: MixingLaw,
     r_RM: Float[np.ndarray, "R M"],
     y_R: Float[np.ndarray, " R"],
     *,
     scale: float,
+    strength: float,
     starts_SP: Float[np.ndarray, "S P"],
     weight_R: Float[np.ndarray, " R"] | None = None,
+    tolerance: float = 1e-10,
 ) -> Solution:
-    """Returns the robust, shrunk least-squares solution at a given scale of the residuals."""
-    low_P, high_P = law.bounds(r_RM, y_R)
-    # A start on a bound has no room for a trust region; SciPy wants it strictly inside.
-    margin_P = 1e-6 * np.maximum(high_P - low_P, 1e-12)
-    root_R = np.ones(len(y_R)) if weight_R is None else np.sqrt(weight_R)
-
-    def residuals(theta_P: np.ndarray) -> np.ndarray:
-        misfit_R = root_R * (law.predict(r_RM, theta_P) - y_R) / scale
-        return np.concatenate([misfit_R, law.penalty(theta_P)])
-
-    def jacobian(theta_P: np.ndarray) -> np.ndarray:
-        misfit_RP = root_R[:, None] * law.jacobian(r_RM, theta_P) / scale
-        return np.vstack([misfit_RP, law.penalty_jacobian(theta_P)])
-
-    best, objectives = None, []
-    for start_P in starts_SP:
-        found = least_squares(
-            residuals,
-            np.clip(start_P, low_P + margin_P, high_P - margin_P),
-            jac=jacobian,
-            bounds=(low_P, high_P),
-            loss="huber",
-            f_scale=HUBER,
-            x_scale="jac",
-            xtol=1e-10,
-            ftol=1e-10,
-            gtol=1e-8,
-            max_nfev=200,
-        )
-        objectives.append(float(found.cost))
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
-    tolerance = AGREEMENT * max(1.0, abs(float(best.cost)))
+    """Returns the robust, shrunk least-squares solution at a given scale and strength."""
+    problem = _Problem(law, r_RM, y_R, scale, strength, weight_R)
+    ends = [_descend(problem, start_P, tolerance) for start_P in starts_SP]
+    best = min(ends, key=lambda end: end.objective)
+    agreed = best.objective + AGREEMENT * max(1.0, best.objective)
     return Solution(
-        theta_P=best.x,
-        objective=float(best.cost),
-        converged=best.status > 0,
-        message=str(best.message),
-        num_starts=len(objectives),
-        starts_agreeing=sum(value <= best.cost + tolerance for value in objectives),
+        theta_P=best.theta_P,
+        objective=best.objective,
+        converged=best.message == "",
+        message=best.message,
+        num_starts=len(ends),
+        starts_agreeing=sum(end.objective <= agreed for end in ends),
     )
 
 
-def residual_scale(
+def try_strengths(
     law: MixingLaw,
     r_RM: Float[np.ndarray, "R M"],
     y_R: Float[np.ndarray, " R"],
-    theta_P: Float[np.ndarray, " P"],
-) -> float:
-    """Returns a robust standard deviation of the residuals, corrected for fitted parameters."""
-    residual_R = np.abs(y_R - law.predict(r_RM, theta_P))
-    freedom = max(len(y_R) - len(theta_P), 1)
-    # 1.4826: a normal's standard deviation in median absolute deviations
-    robust = 1.4826 * float(np.median(residual_R)) * np.sqrt(len(y_R) / freedom)
-    return max(robust, LEAST_SCALE * spread(y_R))
+    *,
+    start: Candidate,
+) -> tuple[Candidate, ...]:
+    """Returns a fit for each strength of the shrinkage, weakest first, until one is hopeless."""
+    tried: list[Candidate] = []
+    limit = np.inf
+    for strength in STRENGTHS:
+        start = settle_scale(law, r_RM, y_R, start=replace(start, strength=strength), limit=limit)
+        if start.score > limit:
+            break
+        tried.append(start)
+        limit = min(limit, HOPELESS * start.score)
+    return tuple(tried)
+
+
+def choose_strength(tried: Sequence[Candidate]) -> Candidate:
+    """Returns the candidate with the least score; a stronger shrinkage must be clearly better."""
+    best = tried[0]
+    for candidate in tried[1:]:
+        if candidate.score < CLEARLY_BETTER * best.score:
+            best = candidate
+    return best
+
+
+def first_candidate(
+    law: MixingLaw, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
+) -> Candidate:
+    """Returns the best fit from the law's own starts, at a rough scale of the residuals."""
+    scale = FIRST_SCALE * spread(y_R)
+    solution = solve_target(
+        law, r_RM, y_R, scale=scale, strength=STRENGTHS[0], starts_SP=law.starts(r_RM, y_R)
+    )
+    return Candidate(strength=STRENGTHS[0], scale=scale, theta_P=solution.theta_P, score=np.inf)
 
 
 def spread(y_R: Float[np.ndarray, " R"]) -> float:
     """Returns the losses' standard deviation, or a tiny positive number where all are equal."""
     return max(float(np.std(y_R)), 1e-9)
+
+
+def settle_scale(
+    law: MixingLaw,
+    r_RM: Float[np.ndarray, "R M"],
+    y_R: Float[np.ndarray, " R"],
+    *,
+    start: Candidate,
+    limit: float = np.inf,
+) -> Candidate:
+    """Returns the fit whose residuals have the scale that it was fitted with.
+
+    It gives up once the score has risen above `limit`.
+    """
+    theta_P, scale, score = start.theta_P, start.scale, np.inf
+    count, least = len(y_R), LEAST_SCALE * spread(y_R)
+    for _ in range(MAX_SCALE_ROUNDS):
+        problem = _Problem(law, r_RM, y_R, scale, start.strength, None)
+        end = _descend(problem, theta_P, 1e-7)
+        theta_P = end.theta_P
+        used = problem.effective_parameters(theta_P, end.free_P)
+        left = max(count - used, 1e-3 * count)
+        misfit_R = np.minimum(np.abs(y_R - law.predict(r_RM, theta_P)) / scale, HUBER)
+        found = max(scale * np.sqrt(np.sum(misfit_R**2) / (HUBER_VARIANCE * left)), least)
+        settled = abs(np.log(found / scale)) < 0.03
+        scale, score = float(found), float(found**2 * count / left)
+        if settled or score > limit:
+            break
+    return replace(start, scale=scale, theta_P=theta_P, score=score)
+
+
+class _Problem:
+    """Pseudo-residuals f with sum f^2 / 2 = the objective, and their Jacobian."""
+
+    def __init__(
+        self,
+        law: MixingLaw,
+        r_RM: Float[np.ndarray, "R M"],
+        y_R: Float[np.ndarray, " R"],
+        scale: float,
+        strength: float,
+        weight_R: Float[np.ndarray, " R"] | None,
+    ) -> None:
+        self.law, self.r_RM, self.y_R = law, r_RM, y_R
+        self.scale, self.strength = scale, strength
+        self.root_R = None if weight_R is None else np.sqrt(weight_R)
+        self.low_P, self.high_P = law.bounds(r_RM, y_R)
+        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def values(self, theta_P: Float[np.ndarray, " P"]) -> np.ndarray:
+        return self._huber_root(theta_P)[0]
+
+    def jacobian(self, theta_P: Float[np.ndarray, " P"]) -> np.ndarray:
+        count = len(self.y_R)
+        _, slope = self._huber_root(theta_P)
+        jacobian_RP = self.law.jacobian(self.r_RM, theta_P)
+        jacobian_QP = self.law.penalty_jacobian(theta_P)
+        return np.concatenate(
+            [
+                (slope[:count] / self.scale)[:, None] * jacobian_RP,
+                (slope[count:] * self.strength)[:, None] * jacobian_QP,
+            ]
+        )
+
+    def _huber_root(self, theta_P: Float[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns f with f^2 / 2 = w rho(u) and the sign of u, and its derivative by u."""
+        # MINPACK asks for the Jacobian where it has just asked for the values.
+        if self._last is not None and np.array_equal(self._last[0], theta_P):
+            return self._last[1:]
+        misfit_R = (self.law.predict(self.r_RM, theta_P) - self.y_R) / self.scale
+        u = np.concatenate([misfit_R, self.strength * self.law.penalty(theta_P)])
+        size = np.abs(u)
+        if size.max() <= HUBER:
+            value, slope = u, np.ones_like(u)
+        else:
+            root = np.sqrt(2 * HUBER * np.maximum(size, HUBER) - HUBER**2)
+            excess = size > HUBER
+            value = np.where(excess, np.copysign(root, u), u)
+            slope = np.where(excess, HUBER / root, 1.0)
+        if self.root_R is not None:
+            value[: len(self.root_R)] *= self.root_R
+            slope[: len(self.root_R)] *= self.root_R
+        self._last = theta_P.copy(), value, slope
+        return value, slope
+
+    def effective_parameters(
+        self, theta_P: Float[np.ndarray, " P"], free_P: Bool[np.ndarray, " P"]
+    ) -> float:
+        """Returns how many parameters the runs decide, rather than the shrinkage or a bound."""
+        orthogonal, _ = np.linalg.qr(self.jacobian(theta_P)[:, free_P])
+        return float(np.sum(orthogonal[: len(self.y_R)] ** 2))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _End:
+    """Where one descent ended."""
+
+    theta_P: Float[np.ndarray, " P"]
+    objective: float
+    free_P: Bool[np.ndarray, " P"]
+    """Parameters that are not held by a bound."""
+    message: str
+    """Why it did not converge; empty where it did."""
+
+
+def _descend(problem: _Problem, start_P: Float[np.ndarray, " P"], tolerance: float) -> _End:
+    """Returns the local minimum within the bounds.
+
+    MINPACK knows no bounds: a parameter that leaves them is held at its bound while the others go
+    on, and is let go again when the slope there points inwards.
+    """
+    low_P, high_P = problem.low_P, problem.high_P
+    theta_P = np.clip(start_P, low_P, high_P)
+    free_P = (theta_P > low_P) & (theta_P < high_P)
+    released_P = np.zeros_like(free_P)
+    while True:
+        outside_P, message = np.zeros_like(free_P), ""
+        if free_P.any():
+            theta_P, message = _minimize_free(problem, theta_P, free_P, tolerance)
+            outside_P = (theta_P < low_P) | (theta_P > high_P)
+        if outside_P.any():
+            theta_P = np.clip(theta_P, low_P, high_P)
+            free_P &= ~outside_P
+            continue
+        slope_P = problem.jacobian(theta_P).T @ problem.values(theta_P)
+        inward_P = np.where(theta_P <= low_P, slope_P < 0, slope_P > 0)
+        inward_P &= ~free_P & ~released_P  # once each: where the slope is flat it might not end
+        if not inward_P.any():
+            break
+        free_P |= inward_P
+        released_P |= inward_P
+    value = problem.values(theta_P)
+    return _End(theta_P, float(value @ value) / 2, free_P, message)
+
+
+def _minimize_free(
+    problem: _Problem,
+    base_P: Float[np.ndarray, " P"],
+    free_P: Bool[np.ndarray, " P"],
+    tolerance: float,
+) -> tuple[Float[np.ndarray, " P"], str]:
+    """Returns the minimum over the free parameters, maybe outside the bounds, and a message."""
+    # Steps that go far out are refused anyway; this keeps exp() of them finite.
+    width_P = problem.high_P - problem.low_P
+    least_P, most_P = problem.low_P - width_P, problem.high_P + width_P
+
+    def whole(free: np.ndarray) -> np.ndarray:
+        theta_P = base_P.copy()
+        theta_P[free_P] = free
+        return np.minimum(np.maximum(theta_P, least_P), most_P)
+
+    free, _, _, message, status = leastsq(
+        lambda free: problem.values(whole(free)),
+        base_P[free_P],
+        Dfun=lambda free: problem.jacobian(whole(free))[:, free_P],
+        full_output=True,
+        ftol=tolerance,
+        xtol=tolerance,
+        gtol=0.0,
+        maxfev=400,
+    )
+    # 5: too many evaluations; 6 to 8: no further decrease is possible in float64
+    return whole(free), " ".join(message.split()) if status == 5 else ""

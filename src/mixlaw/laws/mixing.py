@@ -8,6 +8,7 @@ loss above c that would remain on domain j alone.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -48,8 +49,10 @@ class ExponentialLaw(MixingLaw):
         self, r_RM: Float[np.ndarray, "R M"], theta_P: Float[np.ndarray, " P"]
     ) -> Float[np.ndarray, "R P"]:
         """Returns (1, exp(r @ t) r)."""
-        reducible_R = np.exp(r_RM @ theta_P[1:])
-        return np.hstack([np.ones((len(r_RM), 1)), reducible_R[:, None] * r_RM])
+        jacobian_RP = np.empty((len(r_RM), len(theta_P)))
+        jacobian_RP[:, 0] = 1.0
+        jacobian_RP[:, 1:] = np.exp(r_RM @ theta_P[1:])[:, None] * r_RM
+        return jacobian_RP
 
     def gradient(
         self, r_RM: Float[np.ndarray, "R M"], theta_P: Float[np.ndarray, " P"]
@@ -60,11 +63,14 @@ class ExponentialLaw(MixingLaw):
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
     ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-        """Returns 0 <= c <= the least loss (a lower floor where losses reach 0), and |t| <= 30."""
+        """Returns 0 <= c <= the median loss (a lower floor where losses reach 0), and |t| <= 30.
+
+        The median, not the least loss: one run that is far too low must not drag c with it.
+        """
         limit_M = np.full(r_RM.shape[1], LOG_LIMIT)
-        lowest = float(np.min(y_R))
+        lowest, middle = float(np.min(y_R)), float(np.median(y_R))
         floor = 0.0 if lowest > 0 else lowest - max(10 * float(np.ptp(y_R)), 1e-6)
-        return np.concatenate([[floor], -limit_M]), np.concatenate([[lowest], limit_M])
+        return np.concatenate([[floor], -limit_M]), np.concatenate([[middle], limit_M])
 
     def starts(
         self, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
@@ -85,13 +91,11 @@ class ExponentialLaw(MixingLaw):
     def penalty(self, theta_P: Float[np.ndarray, " P"]) -> Float[np.ndarray, " Q"]:
         """Returns (t - mean t) in units of the prior."""
         t_M = theta_P[1:]
-        return (t_M - np.mean(t_M)) / CONTRAST_PRIOR
+        return (t_M - t_M.sum() / len(t_M)) / CONTRAST_PRIOR
 
     def penalty_jacobian(self, theta_P: Float[np.ndarray, " P"]) -> Float[np.ndarray, "Q P"]:
         """Returns the centring matrix in units of the prior, and 0 for c."""
-        num_domains = len(theta_P) - 1
-        centring_MM = np.eye(num_domains) - 1.0 / num_domains
-        return np.hstack([np.zeros((num_domains, 1)), centring_MM / CONTRAST_PRIOR])
+        return _centring(len(theta_P) - 1)
 
     def is_convex(self, theta_P: Float[np.ndarray, " P"]) -> bool:
         """Always: an exponential of a linear function, with k = 1 > 0."""
@@ -103,3 +107,12 @@ class ExponentialLaw(MixingLaw):
         """Returns exp(r @ t) (t_j - r @ t)."""
         t_M = theta_P[1:]
         return np.exp(r_M @ t_M) * (t_M - r_M @ t_M)
+
+
+@cache
+def _centring(num_domains: int) -> Float[np.ndarray, "M P"]:
+    """Returns the derivatives of `penalty`: one read-only array per number of domains."""
+    centring_MM = np.eye(num_domains) - 1.0 / num_domains
+    jacobian_MP = np.hstack([np.zeros((num_domains, 1)), centring_MM / CONTRAST_PRIOR])
+    jacobian_MP.setflags(write=False)
+    return jacobian_MP

@@ -59,6 +59,14 @@ class ObjectiveFunction:
     theta_TP: Float[np.ndarray, "T P"]
     weight_T: Float[np.ndarray, " T"]
 
+    @classmethod
+    def of(
+        cls, law: MixingLaw, theta_TP: Float[np.ndarray, "T P"], weight_T: Float[np.ndarray, " T"]
+    ) -> "ObjectiveFunction":
+        """Returns the function without the targets that weigh nothing."""
+        weighted_T = weight_T != 0
+        return cls(law, theta_TP[weighted_T], weight_T[weighted_T])
+
     def value(self, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
         """Returns the weighted loss of each mixture."""
         return evaluate_law(self.law, r_RM, self.theta_TP) @ self.weight_T
@@ -71,8 +79,6 @@ class ObjectiveFunction:
     @property
     def is_convex(self) -> bool:
         """Whether every weighted term is convex on the simplex."""
-        return all(
-            self.law.is_convex(theta_P)
-            for theta_P, weight in zip(self.theta_TP, self.weight_T, strict=True)
-            if weight > 0
+        return bool(np.all(self.weight_T >= 0)) and all(
+            self.law.is_convex(theta_P) for theta_P in self.theta_TP
         )

@@ -20,6 +20,8 @@ CERTIFIED_GAP = 1e-6
 """A gap below this, in the objective's unit, is called certified."""
 LEVEL = 0.9
 """Level of all intervals here."""
+DIGITS = 4
+"""Digits of the optimum's shares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +69,11 @@ class Optimum:
     def certificate(self) -> str:
         """What is proven about the optimum, in a sentence."""
         if not self.is_convex:
-            return "not certified: the law is not convex, the best of several starts is shown"
+            return "not certified: the law is not convex, a lower mixture may lie elsewhere"
         if self.gap > CERTIFIED_GAP:
             return f"not certified: a mixture could be {self.gap:.2g} lower under this law"
         return (
-            f"certified: no allowed mixture is more than {max(self.gap, 1e-12):.1g} lower under"
+            f"certified: no allowed mixture is more than {max(self.gap, 1e-9):.1g} lower under"
             " this law; a certificate is about the law, not about the world"
         )
 
@@ -101,13 +103,16 @@ def optimize_mixture(
     """
     allowed = _ordered(allowed, fit.domains)
     weight_T = objective.row(fit)
-    function = ObjectiveFunction(fit.law, fit.theta_TP, weight_T)
+    function = ObjectiveFunction.of(fit.law, fit.theta_TP, weight_T)
     minimum = minimize_objective(function, allowed)
-    mixture = Mixture.from_array(fit.domains, minimum.r_M)
+    r_M = round_shares(minimum.r_M, allowed)
+    mixture = Mixture.from_array(fit.domains, r_M)
+    # What rounding costs is no news about the law: it is added to the gap.
+    gap = float(function.value(r_M[None])[0]) - minimum.value + minimum.gap
     chosen_BM = np.stack(
         [
             minimize_objective(
-                ObjectiveFunction(fit.law, theta_TP, weight_T), allowed, start_M=minimum.r_M
+                ObjectiveFunction.of(fit.law, theta_TP, weight_T), allowed, start_M=minimum.r_M
             ).r_M
             for theta_TP in fit.theta_draws_BTP
         ]
@@ -129,30 +134,43 @@ def optimize_mixture(
             )
             for i, target in enumerate(fit.targets)
         },
-        gap=minimum.gap,
+        gap=max(gap, 0.0),
         is_convex=function.is_convex,
         at_floor=tuple(
             name
-            for name, share, floor in zip(fit.domains, minimum.r_M, allowed.floors, strict=True)
+            for name, share, floor in zip(fit.domains, r_M, allowed.floors, strict=True)
             if share - floor < 1e-6
         ),
         at_cap=tuple(
             name
-            for name, share, cap in zip(fit.domains, minimum.r_M, allowed.caps, strict=True)
+            for name, share, cap in zip(fit.domains, r_M, allowed.caps, strict=True)
             if cap - share < 1e-6 and cap < 1
         ),
         proportion_range={
             name: (float(low), float(high))
             for name, low, high in zip(fit.domains, low_M, high_M, strict=True)
         },
-        distance_to_runs=distance_to_runs(minimum.r_M, fit.table.r_RM),
+        distance_to_runs=distance_to_runs(r_M, fit.table.r_RM),
         gains=tuple(
-            _gain(fit, objective, name, baseline.reordered(fit.domains), minimum.r_M, chosen_BM)
+            _gain(fit, objective, name, baseline.reordered(fit.domains), r_M, chosen_BM)
             for name, baseline in (baselines or {}).items()
         ),
         level=LEVEL,
-        notes=whole.notes,
+        notes=(*fit.notes, *whole.notes),
     )
+
+
+def round_shares(r_M: Float[np.ndarray, " M"], allowed: CappedSimplex) -> Float[np.ndarray, " M"]:
+    """Returns the shares to four digits, within the bounds; the largest one takes the difference.
+
+    A team writes no more digits, and two machines must find the same mixture.
+    """
+    rounded_M = np.clip(np.round(r_M, DIGITS), allowed.floor_M, allowed.cap_M)
+    room_M = np.minimum(rounded_M - allowed.floor_M, allowed.cap_M - rounded_M)
+    for j in np.argsort(-room_M, kind="stable"):
+        share = rounded_M[j] + 1.0 - float(np.sum(rounded_M))
+        rounded_M[j] = min(max(share, allowed.floors[j]), allowed.caps[j])
+    return rounded_M
 
 
 def _gain(

@@ -86,7 +86,7 @@ def draw_mixture(data: ReportData) -> str:
 
 
 def _draw_caps(axes: Axes, data: ReportData, names: Sequence[str], right: float) -> None:
-    caps = {domain.name: domain.cap(data.scale) for domain in data.domains}
+    caps = {d.name: 1.0 if data.scale is None else d.cap(data.scale) for d in data.domains}
     for row, name in enumerate(names):
         if caps.get(name, 1.0) < min(1.0, right):
             axes.vlines(caps[name], row - 0.42, row + 0.42, color=INK, linewidth=2)

@@ -31,8 +31,8 @@ class ReportData:
     created: str
     """Date and time, ISO 8601 with its zone."""
     domains: tuple[Domain, ...]
-    scale: Scale
-    """The run that is to be decided."""
+    scale: Scale | None
+    """The run that is to be decided; None: not known (imported runs of several lengths)."""
     proxy_params: float | None
     """Parameters of the proxies without embeddings; None: not known (imported)."""
     proxy_tokens: float | None

@@ -127,8 +127,9 @@ def scale_sentence(data: ReportData) -> str:
     if not data.is_extrapolated:
         where = "the proxies' own scale" if _is_trained(data) else "the scale of the imported runs"
         return f"This is a decision at {where} ({own}); nothing is extrapolated."
-    params = data.scale.params if data.scale.params is not None else data.proxy_params
-    wanted = _scale_words(params, data.scale.tokens)
+    scale = data.scale
+    params = data.proxy_params if scale is None or scale.params is None else scale.params
+    wanted = _scale_words(params, None if scale is None else scale.tokens)
     return (
         "This is an extrapolation, and the law cannot vouch for it. It was fitted to runs of"
         f" {own}; the run to be decided has {wanted}. A mixing law knows nothing of size: it says"

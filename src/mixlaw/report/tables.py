@@ -139,6 +139,8 @@ def _column_name(name: str) -> str:
 
 def _supply(domain: Domain | None, name: str, share: float, data: ReportData) -> tuple[str, str]:
     """Returns tokens and epochs of a domain at the scale."""
+    if data.scale is None:
+        return UNKNOWN, UNKNOWN
     tokens = format_count(share * data.scale.tokens) if share else "0"
     epochs = None if domain is None else domain.epochs(share, data.scale.tokens)
     if domain is None or epochs is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -41,6 +42,17 @@ class RunSpec:
     """Resolved precision of matrix products: fp32 or bf16."""
 
     def __post_init__(self) -> None:
+        # One value, one run_id: 5e4, NumPy's 50000 and 50000 are the same.
+        for name in ("params", "steps", "tokens_per_step", "seed"):
+            object.__setattr__(self, name, _whole_number(name, getattr(self, name)))
+        steps = tuple(_whole_number("eval_steps", step) for step in self.eval_steps)
+        object.__setattr__(self, "eval_steps", steps)
+        if self.learning_rate is not None:
+            object.__setattr__(self, "learning_rate", float(self.learning_rate))
+            if not 0 < self.learning_rate < math.inf:
+                raise RunError(
+                    f"a run's learning_rate must be positive, found {self.learning_rate}"
+                )
         for name in ("params", "steps", "tokens_per_step"):
             if getattr(self, name) <= 0:
                 raise RunError(f"a run's {name} must be positive, found {getattr(self, name)}")
@@ -97,3 +109,13 @@ class RunSpec:
         plain["mixture"] = Mixture.of(plain["mixture"])
         plain["eval_steps"] = tuple(plain["eval_steps"])
         return cls(**plain)
+
+
+def _whole_number(name: str, value: float) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise RunError(f"a run's {name} must be a whole number, found {value!r}")
+    return number

@@ -48,6 +48,7 @@ def save_fit(fit: FitResult, folder: Path, *, key: str) -> Path:
         "law": fit.law.name,
         "replicate_freedom": fit.replicate_freedom,
         "level_freedom": fit.level_freedom,
+        "notes": fit.notes,
         "status": [asdict(status) for status in fit.status],
         "table": {
             "run_ids": table.run_ids,
@@ -77,7 +78,7 @@ def load_fit(folder: Path, law: MixingLaw, *, key: str) -> FitResult | None:
         with np.load(folder / "fit.npz", allow_pickle=False) as arrays:
             meta: dict[str, Any] = json.loads(str(arrays["meta"]))
             values = {name: arrays[name] for name in (*_TABLE_ARRAYS, *_FIT_ARRAYS)}
-    except (OSError, ValueError, KeyError, BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None  # missing or damaged: it is made again
     if meta["key"] != key or meta["law"] != law.name:
         return None
@@ -93,6 +94,7 @@ def load_fit(folder: Path, law: MixingLaw, *, key: str) -> FitResult | None:
         **{name: values[name] for name in _FIT_ARRAYS},
         replicate_freedom=meta["replicate_freedom"],
         level_freedom=meta["level_freedom"],
+        notes=tuple(meta["notes"]),
         status=tuple(TargetStatus(**status) for status in statuses),
     )
 

@@ -23,7 +23,8 @@ from mixlaw.selection import HoldoutScore
 from mixlaw.study.folder import Progress, Study
 from mixlaw.verify import Verification
 
-NAME = "demo"
+NAME = "mixlaw demo"
+"""By its name a demo is told from a study that a person made, which `--fresh` must not empty."""
 WEIGHTS: Mapping[str, float] = {"code": 0.5, "encyclopedia": 0.25, "recipes": 0.25}
 """The demo's objective: code, prose, and a domain that no mixture trains on."""
 MADE_BY_RUNNING = (
@@ -101,7 +102,7 @@ def run_demo(
             f"2/6 train: {len(planned.runs)} models on {len(planned.design.mixtures)} mixtures"
             f" and {study.config.design.holdout} held-out ones"
         )
-        trained = study.run(slots=slots, on_runs=on_runs)
+        trained = study.run(slots=slots, retry=True, on_runs=on_runs)
         if trained.reused:
             on_stage(
                 f"    {trained.reused} of {trained.total} runs were there already and are reused"
@@ -120,7 +121,7 @@ def run_demo(
             f"5/6 verify: the optimum and {len(best.gains)} baselines,"
             f" {study.config.verify.seeds} fresh seeds each"
         )
-        verification = study.verify(slots=slots, on_runs=on_runs)
+        verification = study.verify(slots=slots, retry=True, on_runs=on_runs)
     with _timed(seconds, "report"):
         on_stage("6/6 report")
         report = study.report()

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import polars as pl
-import tomlkit
 
 from mixlaw import __version__
-from mixlaw.config import FILE_NAME, Config, load_config, write_template
+from mixlaw.config import FILE_NAME, Config, load_config, with_domain, write_template
 from mixlaw.corpora import Corpus, CorpusDomain, add_domain
 from mixlaw.errors import StudyError
 from mixlaw.exporters import ExportResult, export_mixture, write_plan
@@ -23,10 +22,9 @@ from mixlaw.importers import import_tables
 from mixlaw.laws.mixing import ExponentialLaw
 from mixlaw.mixtures import Mixture
 from mixlaw.observations import (
-    PROPORTION_PREFIX,
     check_observations,
     check_runs,
-    proportion_domains,
+    fill_shares,
 )
 from mixlaw.optimize import Optimum, WeightedLoss, optimize_mixture
 from mixlaw.predict import Prediction, predict_losses, predict_weighted
@@ -38,9 +36,9 @@ from mixlaw.selection import HoldoutScore, score_holdout
 from mixlaw.study.artefacts import load_fit, save_fit, save_json, table_hash
 from mixlaw.study.imported import Imported, keep_imported, read_imported
 from mixlaw.study.plain import to_plain
-from mixlaw.study.question import Question
+from mixlaw.study.question import ImportedRegion, Question
 from mixlaw.study.timing import read_seconds, record_seconds
-from mixlaw.study.training import make_plan, make_trainer, plan_verification
+from mixlaw.study.training import base_spec, is_alike, make_plan, make_trainer, plan_verification
 from mixlaw.verify import OPTIMUM, Verification, compare_runs
 
 NUM_DRAWS = 200
@@ -100,21 +98,25 @@ class Study:
                 f"{folder} is a study already", do=f"edit {file}, or choose another folder"
             )
         if config is None:
-            name = folder.resolve().name or "study"
-            config = Config(study=replace(Config().study, name=name))
+            config = _default_config(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(file, write_template(config))
         except OSError as error:
-            raise StudyError(f"{folder} can't be written: {error.strerror}") from error
+            raise StudyError(
+                f"a study must be a folder that can be written, but {folder} can't:"
+                f" {error.strerror}",
+                do="choose another folder",
+            ) from error
         return cls(folder, config)
 
     @classmethod
-    def for_import(cls, path: str | Path, *, dry_run: bool = False) -> "Study":
-        """Returns the study in a folder, made when there is none (unless nothing shall be kept)."""
-        if (Path(path) / FILE_NAME).exists():
-            return cls.open(path)
-        return cls(Path(path), Config()) if dry_run else cls.create(path)
+    def for_import(cls, path: str | Path) -> "Study":
+        """Returns the study in a folder; where there is none, one that the first import makes."""
+        folder = Path(path)
+        if (folder / FILE_NAME).exists():
+            return cls.open(folder)
+        return cls(folder, _default_config(folder))
 
     @cached_property
     def corpus(self) -> Corpus | None:
@@ -134,9 +136,8 @@ class Study:
             StudyError: There are no domains anywhere.
             DomainError: Fewer than two domains, or two of one name.
         """
-        imported = read_imported(self.path)
-        names = dict.fromkeys(name for runs, _ in imported for name in proportion_domains(runs))
-        return Question.of(self.config, self.corpus, tuple(names))
+        imported = ImportedRegion.of(read_imported(self.path))
+        return Question.of(self.config, self.corpus, imported)
 
     @cached_property
     def store(self) -> RunStore:
@@ -196,15 +197,15 @@ class Study:
             progress=progress,
         )
         self.__dict__.pop("corpus", None)
-        if not target_only and all(domain.name != name for domain in self.config.domains):
+        # Without [[domains]] all of the corpus count, a new one too; a list of one would not.
+        corpus = self.corpus
+        is_listed = bool(self.config.domains) or (
+            corpus is not None and len(corpus.training_names) == 1
+        )
+        known = {domain.name for domain in self.config.domains}
+        if not target_only and is_listed and name not in known:
             file = self.path / FILE_NAME
-            document = tomlkit.parse(file.read_text(encoding="utf-8"))
-            if "domains" not in document:
-                document["domains"] = tomlkit.aot()
-            entry = tomlkit.table()
-            entry["name"] = name
-            document["domains"].append(entry)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            write_atomic(file, tomlkit.dumps(document))
+            write_atomic(file, with_domain(file.read_text(encoding="utf-8"), name))
             self.config = load_config(file)
         return added
 
@@ -234,7 +235,7 @@ class Study:
             self.plan(),
             folder,
             domains=question.domains,
-            scale=question.proxy_scale,
+            scale=question.proxy_scale if question.has_corpus else question.scale,
             prefixes=prefixes,
         )
 
@@ -244,12 +245,14 @@ class Study:
         self,
         *,
         slots: int | None = None,
+        retry: bool = False,
         on_runs: Callable[[RunProgress], None] | None = None,
     ) -> RunCounts:
         """Trains all planned runs that are not done, and returns how they ended.
 
         Args:
             slots: Runs at once; those of `mixlaw.toml`, else one per CPU core.
+            retry: Try runs again that have failed.
             on_runs: Is told how far it is.
 
         Raises:
@@ -263,13 +266,14 @@ class Study:
                 where=str(self.path),
                 do="add text with `mixlaw domains add`, or import runs with `mixlaw import`",
             )
-        return self._train(planned.runs, slots=slots, on_runs=on_runs)
+        return self._train(planned.runs, slots=slots, retry=retry, on_runs=on_runs)
 
     def _train(
         self,
         planned: Sequence[PlannedRun],
         *,
         slots: int | None,
+        retry: bool,
         on_runs: Callable[[RunProgress], None] | None,
         stage: str = "train",
     ) -> RunCounts:
@@ -284,12 +288,11 @@ class Study:
             runs_folder=self.runs_folder,
             slots=slots or self.config.study.slots,
         )
+        run_ids = {entry.spec.run_id for entry in planned}
+        if retry:
+            self.store.retry(run_ids)
         start = time.monotonic()
-        counts = executor.run(
-            trainer,
-            run_ids={entry.spec.run_id for entry in planned},
-            on_progress=on_runs,
-        )
+        counts = executor.run(trainer, run_ids=run_ids, on_progress=on_runs)
         if counts.reused < counts.total:  # a sweep that only looked took no time worth telling
             record_seconds(self.path, stage, time.monotonic() - start)
         return counts
@@ -343,6 +346,8 @@ class Study:
         if dry_run:
             return imported
         name = source or Path(runs).name
+        if not (self.path / FILE_NAME).exists():
+            Study.create(self.path, self.config)
         _, has_replaced = keep_imported(self.path, tables, source=name)
         if not has_replaced:
             return imported
@@ -359,16 +364,24 @@ class Study:
         for runs, _ in read_imported(self.path):
             of_role = counts.setdefault("imported", {"done": 0})
             of_role["done"] += runs.height
+        unused = sum(row.status == "done" for row in rows)
+        if unused:
+            unused -= len(
+                set(self._current_runs()) & {r.run_id for r in rows if r.status == "done"}
+            )
         return StudyStatus(
             name=self.config.study.name,
             path=self.path,
             runs=counts,
             failures={row.run_id: row.error or "" for row in rows if row.status == "failed"},
-            sentences=self._what_is_there(counts),
+            sentences=self._what_is_there(counts, unused),
         )
 
     def tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Returns runs and observations, trained here and imported.
+        """Returns runs and observations, imported and trained here as the study now says.
+
+        Runs of another corpus, recipe, length or set of domains, from before `mixlaw.toml` or the
+        text was changed, are left out: their losses can't be compared with those of today's.
 
         Raises:
             StudyError: There are none.
@@ -376,7 +389,9 @@ class Study:
         """
         parts = read_imported(self.path)
         if self._has_store():
-            parts.append(read_tables(self.store, self.runs_folder))
+            runs, observations = read_tables(self.store, self.runs_folder)
+            runs = runs.filter(pl.col("run_id").is_in(self._current_runs()))
+            parts.append((runs, observations.join(runs, on="run_id", how="semi")))
         parts = [part for part in parts if part[0].height]
         if not parts:
             raise StudyError(
@@ -384,9 +399,7 @@ class Study:
                 where=str(self.path),
                 do="train some with `mixlaw run`, or import them with `mixlaw import`",
             )
-        runs = pl.concat([part[0] for part in parts], how="diagonal")
-        shares = [name for name in runs.columns if name.startswith(PROPORTION_PREFIX)]
-        runs = check_runs(runs.with_columns(pl.col(shares).fill_null(0.0)))
+        runs = check_runs(fill_shares(pl.concat([part[0] for part in parts], how="diagonal")))
         return runs, check_observations(pl.concat([part[1] for part in parts]))
 
     # ------------------------------------------------------------------ the answer
@@ -395,16 +408,21 @@ class Study:
         """Returns the fitted law; a fit that was made from the same observations is reused.
 
         Args:
-            step: Step of the losses; the last that all runs share, by default.
+            step: Step of the losses, for a look: such a fit is not kept, and no other stage uses
+                it. The last step that the runs share, by default.
             on_progress: Is told how far it is.
 
         Raises:
-            StudyError: There are no finished runs.
+            StudyError: There are no finished runs, or none was observed at that step.
             FitError: Too few mixtures, or losses that can't be used.
         """
         runs, observations = self._fitted_tables()
+        if step is not None:
+            _check_step(step, observations)
+        if step is not None:  # a look at another step; what the study keeps is for the last one
+            return fit_law(runs, observations, law=ExponentialLaw(), step=step)
         law = ExponentialLaw()
-        key = f"{table_hash(runs, observations)}-{step}-{NUM_DRAWS}-{__version__}"
+        key = f"{table_hash(runs, observations)}-{NUM_DRAWS}-{__version__}"
         kept = load_fit(self.path / "fits", law, key=key)
         if kept is not None:
             return kept
@@ -413,7 +431,6 @@ class Study:
                 runs,
                 observations,
                 law=law,
-                step=step,
                 num_draws=NUM_DRAWS,
                 on_progress=(
                     None
@@ -479,6 +496,7 @@ class Study:
         *,
         slots: int | None = None,
         seeds: int | None = None,
+        retry: bool = False,
         on_runs: Callable[[RunProgress], None] | None = None,
         on_progress: Progress | None = None,
     ) -> Verification:
@@ -487,33 +505,32 @@ class Study:
         Args:
             slots: Runs at once.
             seeds: Seeds of each mixture; those of `mixlaw.toml` by default.
+            retry: Try runs again that have failed.
             on_runs: Is told how far the runs are.
             on_progress: Is told how far the fit is.
 
         Raises:
             StudyError: There is no corpus to train on, or a mixture's runs failed.
         """
-        best = self.optimize(on_progress=on_progress)
         if self.corpus is None:
             raise StudyError(
                 "verification trains models, and the study has no corpus",
                 where=str(self.path),
                 do="add the text of the same domains with `mixlaw domains add`",
             )
+        best = self.optimize(on_progress=on_progress)
+        self._refuse_imported_fit()
         planned = plan_verification(
-            self.question,
-            self.corpus,
-            _compared(best),
-            seeds=seeds or self.config.verify.seeds,
-            like=self.plan(),
+            self.question, self.corpus, _compared(best), seeds=seeds or self.config.verify.seeds
         )
-        self._train(planned, slots=slots, on_runs=on_runs, stage="verify")
+        counts = self._train(planned, slots=slots, retry=retry, on_runs=on_runs, stage="verify")
         verified = self._compare(best)
-        if verified is None:
+        if verified is None or counts.failed:
             raise StudyError(
-                "no verification run has finished",
+                f"{counts.failed} of {counts.total} verification runs failed: too few seeds are"
+                " left to compare",
                 where=str(self.path),
-                do="see why with `mixlaw status`, then run `mixlaw verify` again",
+                do="see why with `mixlaw status`, then run `mixlaw verify --retry`",
             )
         key = table_hash(*self.tables())
         save_json(self.path / "verification.json", to_plain(verified), made_from=key)
@@ -525,14 +542,14 @@ class Study:
         """Writes the report and returns its path, `report.html` in the study by default.
 
         Raises:
-            StudyError: There are no finished runs.
+            StudyError: There are no finished runs, or the path can't be written.
         """
         fit = self.fit(on_progress=on_progress)
         best = self.optimize()
         runs, observations = self.tables()
         question = self.question
-        with self._timed("report"):
-            target = self.path / "report.html" if path is None else Path(path)
+        target = self.path / "report.html" if path is None else Path(path)
+        with self._timed("report"), _writing(target):
             return write_report(
                 ReportData(
                     study=self.config.study.name,
@@ -589,6 +606,26 @@ class Study:
         )
 
     # ------------------------------------------------------------------ inside
+
+    def _refuse_imported_fit(self) -> None:
+        """Refuses to compare proxies trained here with the law of runs from elsewhere."""
+        runs, _ = self._fitted_tables()
+        if (runs["role"] == "imported").any():
+            raise StudyError(
+                "verification trains this study's own proxies, but the law was fitted to imported"
+                " runs, which they can't be compared with",
+                where=str(self.path),
+                do="export the optimum, train it and the baselines with the trainer of those runs",
+            )
+
+    def _current_runs(self) -> list[str]:
+        """Returns the runs that were trained as the study now says."""
+        rows = self.store.rows()
+        if self.corpus is None:  # nothing can be trained now: the last ones count
+            base = rows[-1].spec if rows else None
+        else:
+            base = base_spec(self.question, self.corpus)
+        return [row.run_id for row in rows if base is not None and is_alike(row.spec, base)]
 
     def _has_store(self) -> bool:
         url = self.config.study.store
@@ -649,7 +686,9 @@ class Study:
             )
         )
 
-    def _what_is_there(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
+    def _what_is_there(
+        self, counts: Mapping[str, Mapping[str, int]], unused: int
+    ) -> tuple[str, ...]:
         kept = {
             "fits/fit.json": "a fit",
             "optimum.json": "an optimum",
@@ -658,10 +697,19 @@ class Study:
         }
         there = [text for name, text in kept.items() if (self.path / name).exists()]
         sentences = [f"there is {', '.join(there)}" if there else "nothing is fitted yet"]
+        if unused:
+            sentences.append(
+                f"{unused} runs of an earlier text or configuration are kept, but not used"
+            )
         if not counts:
             sentences.append("next: `mixlaw plan`, then `mixlaw run`; or `mixlaw import`")
-        elif any("failed" in of_role for of_role in counts.values()):
-            sentences.append("failed runs stay out of the fit; their folders hold log.txt")
+        elif not there:
+            sentences.append("next: `mixlaw fit`, then `mixlaw optimize`")
+        if any("failed" in of_role for of_role in counts.values()):
+            sentences.append(
+                "failed runs stay out of the fit; their folders hold log.txt, and `--retry` of"
+                " `mixlaw run` or `mixlaw verify` tries them again"
+            )
         return tuple(sentences)
 
     @contextmanager
@@ -669,6 +717,35 @@ class Study:
         start = time.monotonic()
         yield
         record_seconds(self.path, stage, time.monotonic() - start)
+
+
+def _default_config(folder: Path) -> Config:
+    """Returns the default configuration, named after the folder."""
+    name = folder.resolve().name or "study"
+    return Config(study=replace(Config().study, name=name))
+
+
+def _check_step(step: int, observations: pl.DataFrame) -> None:
+    steps = sorted(observations["step"].unique().to_list())
+    if step not in steps:
+        shown = [str(known) for known in steps]
+        if len(shown) > 12:
+            shown = [*shown[:6], "...", *shown[-5:]]
+        raise StudyError(
+            f"no run was observed at step {step}", do=f"the steps are {', '.join(shown)}"
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Names the file that can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"{path} can't be written: {error.strerror or error}",
+            do="name a file in a folder that exists",
+        ) from error
 
 
 def fitted_params(fit: FitResult, runs: pl.DataFrame) -> float | None:

@@ -92,6 +92,8 @@ def read_imported(study: Path) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
     for pointer in sorted((study / FOLDER).glob("*.json")):
         try:
             kept = json.loads(pointer.read_text(encoding="utf-8"))
+            if not (isinstance(kept, dict) and isinstance(kept.get("folder"), str)):
+                raise ValueError("it names no folder")
             folder = pointer.parent / kept["folder"]
             sources.append(
                 (
@@ -99,7 +101,7 @@ def read_imported(study: Path) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
                     pl.read_parquet(folder / "observations.parquet", glob=False),
                 )
             )
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise StudyError(
                 f"what was kept of an import can't be read ({error})",
                 where=str(pointer),

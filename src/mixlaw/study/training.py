@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mixlaw.config import Config
 from mixlaw.corpora import Corpus
 from mixlaw.design import Design, sample_mixtures
 from mixlaw.errors import StudyError
-from mixlaw.mixtures import Mixture
+from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.proxy import ProxyTrainer, proxy_recipe
 from mixlaw.runs.plan import (
     Plan,
@@ -40,7 +41,7 @@ def make_plan(question: Question, corpus: Corpus | None) -> Plan:
         n=config.design.mixtures,
         scale=question.scale,
         method=config.design.method,
-        floor=config.design.floor,
+        floor=question.design_floor,
         spread=config.design.spread,
         include=_fitting(question),
         seed=config.design.seed,
@@ -50,18 +51,18 @@ def make_plan(question: Question, corpus: Corpus | None) -> Plan:
     _check_text(question, corpus)
     proxies = config.proxies
     recipe = proxy_recipe(corpus, precision=proxies.precision, device=proxies.device)
-    steps = max(1, round(proxies.tokens / recipe.tokens_per_step))
+    base = base_spec(question, corpus)
     runs = plan_runs(
         design,
-        params=proxies.params,
-        steps=steps,
-        eval_steps=log_spaced_steps(steps, proxies.evaluations),
-        tokens_per_step=recipe.tokens_per_step,
-        corpus=recipe.corpus,
-        tokenizer=recipe.tokenizer,
-        trainer=recipe.trainer,
-        precision=recipe.precision,
-        schedule=proxies.schedule,
+        params=base.params,
+        steps=base.steps,
+        eval_steps=base.eval_steps,
+        tokens_per_step=base.tokens_per_step,
+        corpus=base.corpus,
+        tokenizer=base.tokenizer,
+        trainer=base.trainer,
+        precision=base.precision,
+        schedule=base.schedule,
         noise_runs=config.design.noise_runs,
         holdout=_held_out(question, design),
         seed=config.design.seed,
@@ -76,12 +77,41 @@ def make_plan(question: Question, corpus: Corpus | None) -> Plan:
     )
 
 
+def base_spec(question: Question, corpus: Corpus) -> RunSpec:
+    """Returns the spec that all runs of a study have in common, for the uniform mixture.
+
+    Raises:
+        RunError: The proxies can't be trained as they are configured.
+    """
+    proxies = question.config.proxies
+    recipe = proxy_recipe(corpus, precision=proxies.precision, device=proxies.device)
+    steps = max(1, round(proxies.tokens / recipe.tokens_per_step))
+    return RunSpec(
+        mixture=Mixture.uniform(question.names),
+        params=round(proxies.params),
+        steps=steps,
+        tokens_per_step=recipe.tokens_per_step,
+        eval_steps=log_spaced_steps(steps, proxies.evaluations),
+        schedule=proxies.schedule,
+        seed=question.config.design.seed,
+        corpus=recipe.corpus,
+        tokenizer=recipe.tokenizer,
+        trainer=recipe.trainer,
+        precision=recipe.precision,
+    )
+
+
+def is_alike(spec: RunSpec, base: RunSpec) -> bool:
+    """Whether two runs differ in mixture, seed and evaluated steps at most."""
+    own = replace(spec, mixture=base.mixture, seed=base.seed, eval_steps=base.eval_steps)
+    return own == base and set(spec.mixture) == set(base.mixture)
+
+
 def plan_verification(
     question: Question,
     corpus: Corpus,
     mixtures: Mapping[str, Mixture],
     *,
-    like: Plan,
     seeds: int,
 ) -> tuple[PlannedRun, ...]:
     """Returns runs of the given mixtures with the same fresh seeds, evaluated often.
@@ -90,24 +120,21 @@ def plan_verification(
         question: The study's question.
         corpus: What to train on.
         mixtures: The optimum and the baselines, by name.
-        like: A plan whose runs these are like.
         seeds: How many seeds.
     """
     _check_text(question, corpus)
-    base = like.runs[0].spec
+    base = base_spec(question, corpus)
     eval_steps = log_spaced_steps(
         base.steps, question.config.verify.evaluations, first=max(1, base.steps // 50)
     )
     planned: dict[str, PlannedRun] = {}
     for mixture in mixtures.values():
         for index in range(seeds):
-            spec = RunSpec.from_json(
-                {
-                    **base.to_json(),
-                    "mixture": dict(mixture),
-                    "eval_steps": list(eval_steps),
-                    "seed": fresh_seed(question.config.design.seed, VERIFY, index),
-                }
+            spec = replace(
+                base,
+                mixture=mixture,
+                eval_steps=eval_steps,
+                seed=fresh_seed(question.config.design.seed, VERIFY, index),
             )
             planned[spec.run_id] = PlannedRun(spec=spec, role=VERIFY)
     return tuple(planned.values())
@@ -128,12 +155,10 @@ def count_processors() -> int:
 
 
 def _fitting(question: Question) -> tuple[Mixture, ...]:
-    """Returns the baselines that the design may hold: within its floor and the caps."""
-    floor = question.config.design.floor
+    """Returns the baselines that the design may hold: within its floor and the token supply."""
+    region = CappedSimplex.of(question.names, floors=question.design_floor, caps=question.supply)
     distinct = {m.mixture_id: m for m in question.baselines.values()}
-    return tuple(
-        mixture for mixture in distinct.values() if min(mixture.proportions) >= floor - 1e-12
-    )
+    return tuple(m for m in distinct.values() if region.contains(m.array(question.names)))
 
 
 def _held_out(question: Question, design: Design) -> tuple[Mixture, ...]:
@@ -147,7 +172,7 @@ def _held_out(question: Question, design: Design) -> tuple[Mixture, ...]:
         scale=question.scale,
         method="dirichlet",
         strengths=(1.0, 1.0),
-        floor=config.floor,
+        floor=question.design_floor,
         avoid=design.mixtures,
         seed=config.seed + HOLDOUT_SEED_STEP,
     )
