@@ -35,8 +35,12 @@ $(ROOT)/.venv/.dev: $(ROOT)/.venv/.train
 	@echo "== installing the development tools"
 	@cd $(ROOT) && $(PIP) --editable '.[train]' --group dev && touch $@
 
+ifneq ($(words $(ROOT)),1)
+$(error mixlaw's folder must have a path without spaces for make, found "$(ROOT)")
+endif
+
 demo: $(ROOT)/.venv/.train ## Runs the whole loop on real text; FRESH=1 trains again.
-	@cd $(ROOT) && $(BIN)/mixlaw demo --study demo $(if $(FRESH),--fresh)
+	@cd $(ROOT) && $(BIN)/mixlaw demo --study demo $(if $(filter 1 yes true,$(FRESH)),--fresh)
 
 test: $(ROOT)/.venv/.dev ## Runs all tests but the slow ones.
 	@cd $(ROOT) && $(BIN)/pytest -n 2 -m "not slow" $(ARGS)
@@ -59,7 +63,7 @@ docs-check: $(ROOT)/.venv/.dev ## Fails when a generated page is stale or a link
 
 check: lint docs-check test ## What CI runs.
 
-bench-demo: $(ROOT)/.venv/.train ## Runs the whole demo with three seeds (about 12 minutes).
+bench-demo: $(ROOT)/.venv/.train ## Runs the whole demo with three seeds (about 10 minutes).
 	@cd $(ROOT) && $(BIN)/python benchmarks/demo.py $(ARGS)
 
 bench-throughput: $(ROOT)/.venv/.train ## Measures the trainer against a textbook decoder.

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from mixlaw.optimize import Optimum, WeightedLoss, baseline_mixtures, optimize_mixture
     from mixlaw.predict import Prediction, predict_losses, predict_weighted
     from mixlaw.proxy import ProxyTrainer
-    from mixlaw.report import write_report
+    from mixlaw.report import Attribution, ReportData, write_report
     from mixlaw.runs import LocalExecutor, RunSpec, RunStore, read_tables
     from mixlaw.runs.plan import plan_runs
     from mixlaw.selection import HoldoutScore, score_holdout
     from mixlaw.study import Study
+    from mixlaw.study.demo import run_demo
     from mixlaw.verify import Verification, compare_runs
 
 _HOMES = {
+    "Attribution": "report",
     "CappedSimplex": "mixtures",
     "Corpus": "corpora",
     "Design": "design",
@@ -43,6 +45,7 @@ _HOMES = {
     "Optimum": "optimize",
     "Prediction": "predict",
     "ProxyTrainer": "proxy",
+    "ReportData": "report",
     "RunSpec": "runs",
     "RunStore": "runs",
     "Scale": "domains",
@@ -61,6 +64,7 @@ _HOMES = {
     "predict_losses": "predict",
     "predict_weighted": "predict",
     "read_tables": "runs",
+    "run_demo": "study.demo",
     "sample_mixtures": "design",
     "score_holdout": "selection",
     "write_report": "report",
@@ -99,9 +103,12 @@ __all__ = [  # noqa: RUF022 - in the order of the data's path
     "baseline_mixtures",
     "Verification",
     "compare_runs",
+    "ReportData",
+    "Attribution",
     "write_report",
     "export_mixture",
     "Study",
+    "run_demo",
 ]
 
 

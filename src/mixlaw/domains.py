@@ -111,6 +111,7 @@ def token_caps(domains: Sequence[Domain], scale: Scale) -> dict[str, float]:
         raise DomainError(
             f"the domains must hold the {scale.tokens:.4g} tokens of the scale, but with the epochs"
             f" that are allowed they hold {supply:.4g}",
-            do="raise `max_epochs`, add text, or plan fewer tokens",
+            do="raise `max_epochs`, plan fewer tokens, or give `available_tokens` in [[domains]]"
+            " where the corpus is only a sample of what there is",
         )
     return caps

@@ -6,7 +6,9 @@ left-out fits.
 Inside the region of the runs the interval is jackknife+ over mixtures (Barber et al. 2021,
 arXiv:1905.02928, Eq. 1.6): each left-out fit predicts the new mixture, and its own left-out
 residual says how wrong such a prediction is. Design runs share a seed, which hides what seeds do to
-all of them at once; that noise, measured on repeated mixtures, is added in quadrature.
+all of them at once; that noise, measured on repeated mixtures, is added in quadrature. What
+jackknife+ guarantees at a level of 90% is 80%; it is 90% where the fits are stable, which they are
+here (docs/benchmarks).
 """
 
 import math
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlaw.errors import FitError
-from mixlaw.fit.noise import shared_seed
+from mixlaw.fit.noise import COMMON_SHARE, shared_seed
 from mixlaw.fit.result import FitResult
 from mixlaw.mixtures import Mixture, stack_mixtures
 
@@ -96,14 +98,16 @@ def difference_sd(fit: FitResult, weights: Mapping[str, float]) -> float:
     """Returns the standard deviation of the error of a predicted difference between two mixtures.
 
     What left-out residuals have in common cancels in a difference, what they do not counts twice;
-    the noise between the two runs' seeds is in it where it is known.
+    what seeds do to all mixtures, of which the residuals know nothing where the runs share a seed,
+    counts twice as well: the two runs have different ones.
     """
     weight_KT = weight_row(fit, weights)
-    residual_R = (_filled(fit.left_out_residual_RT) @ weight_KT.T)[:, 0]
+    residual_R = _combined(fit.left_out_residual_RT, weight_KT)[:, 0]
+    residual_R = residual_R[np.isfinite(residual_R)]
     variance = 2 * float(np.var(residual_R, ddof=1))
     seed_sd = float(fit.seed_sd(weight_KT)[0])
     if shared_seed(fit.table) is not None and not math.isnan(seed_sd):
-        variance += 2 * seed_sd**2
+        variance += 2 * COMMON_SHARE * seed_sd**2
     return math.sqrt(variance)
 
 
@@ -133,7 +137,7 @@ def _predict(
         high_RK=value_RK + above_RK,
         level=level,
         unit=fit.table.unit,
-        notes=(*notes, *seed_notes),
+        notes=(*notes, *seed_notes, *_distance_notes(fit, ordered)),
     )
 
 
@@ -144,22 +148,40 @@ def _jackknife_plus(
     level: float,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Returns low and high ends of the interval of one new run, both of shape (R, K)."""
-    center_LRK = fit.left_out_losses(r_RM) @ weight_KT.T
-    residual_LK = np.abs(_filled(fit.left_out_residual_RT) @ weight_KT.T)
-    count = len(residual_LK)
+    ids = np.array(fit.table.mixture_ids)
+    first_G = np.array([np.flatnonzero(ids == name)[0] for name in dict.fromkeys(ids)])
+    center_GRK = (fit.left_out_losses(r_RM) @ weight_KT.T)[first_G]
+    squared_RK = _combined(fit.left_out_residual_RT, weight_KT) ** 2
+    # Replicates of a mixture are left out together: they are one residual, not several.
+    residual_GK = np.sqrt([_known_mean(squared_RK[ids == ids[i]]) for i in first_G])
+    low_RK, high_RK = np.empty(center_GRK.shape[1:]), np.empty(center_GRK.shape[1:])
+    notes: dict[str, None] = {}
+    for k in range(len(weight_KT)):
+        known_G = np.isfinite(residual_GK[:, k])
+        center_GR, residual_G = center_GRK[known_G, :, k], residual_GK[known_G, k]
+        low_RK[:, k], high_RK[:, k], note = _column_interval(center_GR, residual_G, level)
+        notes |= dict.fromkeys(note)
+    return low_RK, high_RK, tuple(notes)
+
+
+def _column_interval(
+    center_GR: Float[np.ndarray, "G R"], residual_G: Float[np.ndarray, " G"], level: float
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns the interval's ends for each new mixture, from one residual per fitted mixture."""
+    count = len(residual_G)
     rank = math.ceil(level * (count + 1) - 1e-9)
     if rank <= count:
-        low_LRK = np.sort(center_LRK - residual_LK[:, None, :], axis=0)
-        high_LRK = np.sort(center_LRK + residual_LK[:, None, :], axis=0)
-        return low_LRK[count - rank], high_LRK[rank - 1], ()
+        low_GR = np.sort(center_GR - residual_G[:, None], axis=0)
+        high_GR = np.sort(center_GR + residual_G[:, None], axis=0)
+        return low_GR[count - rank], high_GR[rank - 1], ()
     from scipy.stats import t
 
-    # Too few runs for a quantile: Student's t on the left-out residuals instead.
+    # Too few mixtures for a quantile: Student's t on the left-out residuals instead.
     factor = float(t.ppf((1 + level) / 2, max(count - 1, 1))) * math.sqrt(1 + 1 / count)
-    half_K = factor * np.sqrt(np.mean(residual_LK**2, axis=0))
-    mean_RK = np.mean(center_LRK, axis=0)
-    note = f"{count} runs are too few for a jackknife+ interval at {level:.0%}: Student's t instead"
-    return mean_RK - half_K, mean_RK + half_K, (note,)
+    half = factor * float(np.sqrt(np.mean(residual_G**2)))
+    mean_R = np.mean(center_GR, axis=0)
+    note = f"{count} mixtures are too few for jackknife+ at {level:.0%}: Student's t instead"
+    return mean_R - half, mean_R + half, (note,)
 
 
 def _seed_halfwidth(
@@ -177,13 +199,36 @@ def _seed_halfwidth(
         return nothing, (note,)
     from scipy.stats import t
 
-    # A new seed's noise, and that of the level: known from fresh seeds, or that of one seed.
-    factor = 1 + 1 / fit.level_freedom if fit.level_freedom else 2.0
     quantile = float(t.ppf((1 + level) / 2, fit.replicate_freedom))
-    return quantile * seed_K * math.sqrt(factor), ()
+    return quantile * seed_K * math.sqrt(fit.seed_factor), ()
 
 
-def _filled(residual_RT: Float[np.ndarray, "R T"]) -> Float[np.ndarray, "R T"]:
-    """Returns the residuals with a missing one replaced by its target's root mean square."""
-    rms_T = np.sqrt(np.nanmean(residual_RT**2, axis=0))
-    return np.where(np.isfinite(residual_RT), residual_RT, rms_T)
+def _distance_notes(fit: FitResult, mixtures: Sequence[Mixture]) -> tuple[str, ...]:
+    """Names mixtures that lie further out than any run does from its nearest other one."""
+    r_RM = fit.table.r_RM
+    apart_RR = np.abs(r_RM[:, None] - r_RM).sum(axis=2) / 2
+    apart_RR[apart_RR == 0] = np.inf  # itself and its replicates
+    usual = float(np.max(np.min(apart_RR, axis=1)))
+    far = [m for m in mixtures if float(np.min(np.abs(r_RM - m.array()).sum(axis=1))) / 2 > usual]
+    return tuple(
+        f"the mixture {mixture} lies further from all runs than any run from its nearest one: what"
+        " its interval should be there is not known"
+        for mixture in far
+    )
+
+
+def _combined(
+    value_RT: Float[np.ndarray, "R T"], weight_KT: Float[np.ndarray, "K T"]
+) -> Float[np.ndarray, "R K"]:
+    """Returns weighted sums of targets; NaN only where a target that counts is missing."""
+    missing_RK = ~np.isfinite(value_RT) @ (weight_KT != 0).T
+    sums_RK = np.where(np.isfinite(value_RT), value_RT, 0.0) @ weight_KT.T
+    return np.where(missing_RK, np.nan, sums_RK)
+
+
+def _known_mean(value_NK: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
+    """Returns the means over the rows that are known; NaN where none is."""
+    known_NK = np.isfinite(value_NK)
+    count_K = known_NK.sum(axis=0)
+    total_K = np.where(known_NK, value_NK, 0.0).sum(axis=0)
+    return np.where(count_K > 0, total_K / np.maximum(count_K, 1), np.nan)

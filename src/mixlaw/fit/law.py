@@ -16,7 +16,7 @@ from mixlaw.errors import FitError, TableError
 from mixlaw.fit.noise import level_shift, replicate_residuals
 from mixlaw.fit.result import FitResult, TargetStatus
 from mixlaw.fit.solver import (
-    STRENGTHS,
+    LEAST_SCALE,
     Candidate,
     Solution,
     choose_strength,
@@ -31,6 +31,10 @@ from mixlaw.observations import LossTable, check_observations, check_runs, loss_
 
 FITTED_ROLES = ("design", "imported")
 """Roles of runs that a law is fitted to."""
+LITTLE = 0.5
+"""A law that explains less of a loss' variance than this is said to."""
+FAR_OFF = 8.0
+"""Residuals larger than this many usual ones are far off the law."""
 NEARLY_ALL = 0.9
 """A step counts as common when this share of the runs was observed there."""
 COMPARED_ROLES = (*FITTED_ROLES, "noise")
@@ -115,7 +119,7 @@ def fit_table(
             draws.append(target.reweight(weight_BG[:, group_R]))
             if on_progress is not None:
                 on_progress((i + 1) / num_targets)
-    shift_T, shift_freedom = level_shift(fitted, compared)
+    shift_T, seed_factor = level_shift(fitted, compared)
     replicate_NT, freedom = replicate_residuals(compared)
     return FitResult(
         law=law,
@@ -127,7 +131,7 @@ def fit_table(
         replicate_NT=replicate_NT,
         replicate_freedom=freedom,
         level_shift_T=shift_T,
-        level_freedom=shift_freedom,
+        seed_factor=seed_factor,
         status=tuple(
             _describe(law, fitted, i, solution, candidate.strength)
             for i, (solution, candidate) in enumerate(zip(solutions, chosen, strict=True))
@@ -235,8 +239,7 @@ def _describe(
         sentences.append(f"did not converge ({solution.message.rstrip('.')})")
     if at_bound:
         sentences.append(f"{', '.join(at_bound)} at a bound, not estimated")
-    if strength == STRENGTHS[-1]:
-        sentences.append("shrunk to about the mean: the mixtures hardly move this loss")
+    sentences.extend(_describe_residuals(law, fitted, i, solution.theta_P))
     mixtures = len({fitted.mixture_ids[j] for j in np.flatnonzero(known_R)})
     if mixtures < 2.5 * len(names):
         sentences.append(
@@ -255,6 +258,30 @@ def _describe(
         starts_agreeing=solution.starts_agreeing,
         strength=strength,
     )
+
+
+def _describe_residuals(
+    law: MixingLaw, fitted: LossTable, i: int, theta_P: Float[np.ndarray, " P"]
+) -> list[str]:
+    """Returns sentences on a loss that mixtures hardly move, and on runs far off the law."""
+    known = np.flatnonzero(np.isfinite(fitted.y_RT[:, i]))
+    y_R = fitted.y_RT[known, i]
+    if np.ptp(y_R) == 0:
+        return ["all losses are equal"]
+    residual_R = np.abs(y_R - law.predict(fitted.r_RM[known], theta_P))
+    # 1.4826: a normal's standard deviation in median absolute deviations
+    usual = max(1.4826 * float(np.median(residual_R)), LEAST_SCALE * float(np.std(y_R)))
+    odd_R = residual_R > FAR_OFF * usual
+    explained = 1 - np.mean(residual_R[~odd_R] ** 2) / np.var(y_R[~odd_R])
+    sentences: list[str] = []
+    if explained < LITTLE:
+        sentences.append(f"the mixtures explain only {max(explained, 0):.0%} of its variance")
+    if odd_R.any():
+        furthest = fitted.run_ids[known[np.argmax(residual_R)]]
+        sentences.append(
+            f"{odd_R.sum()} of {len(y_R)} runs lie far off the law, {furthest!r} furthest"
+        )
+    return sentences
 
 
 def _one_size(runs: pl.DataFrame, params: float | None) -> tuple[pl.DataFrame, tuple[str, ...]]:

@@ -13,6 +13,10 @@ from jaxtyping import Float
 
 from mixlaw.observations import LossTable
 
+COMMON_SHARE = 0.5
+"""Share of the variance between seeds that all mixtures have in common: 0.48 over six targets, from
+three mixtures with three seeds each (docs/log.md)."""
+
 
 def replicate_residuals(compared: LossTable) -> tuple[Float[np.ndarray, "N T"], int]:
     """Returns losses of repeated mixtures less their mixture's mean, and the degrees of freedom.
@@ -31,28 +35,41 @@ def replicate_residuals(compared: LossTable) -> tuple[Float[np.ndarray, "N T"], 
     return np.vstack(rows), freedom
 
 
-def level_shift(fitted: LossTable, compared: LossTable) -> tuple[Float[np.ndarray, " T"], int]:
-    """Returns what fresh seeds add on average to the losses of the shared one, and their number.
+def level_shift(fitted: LossTable, compared: LossTable) -> tuple[Float[np.ndarray, " T"], float]:
+    r"""Returns what a fresh seed is expected to add to predictions, and the noise that it adds.
 
-    Zero, and no seeds, where the fitted runs have seeds of their own (their residuals then hold the
-    noise) or fewer than two fresh seeds tell it.
+    Part of what a seed does is common to all mixtures (variance $\sigma_c^2$), part is a run's own
+    ($\sigma_o^2$, which residuals hold). The mean difference between F fresh seeds and the shared
+    one, on B mixtures, estimates the common part of the shared seed with the error
+    $v = \sigma_c^2 / F + \sigma_o^2 (1/F + 1/B)$. It is shrunk by
+    $w = \sigma_c^2 / (\sigma_c^2 + v)$; a new run's common part then has the variance $\sigma_c^2 (2 - w)$ around it.
+
+    Returns:
+        The shift by target, and that variance in units of the seeds' whole variance: 0 where the
+        fitted runs have seeds of their own (their residuals then hold all noise).
     """
-    none = np.zeros(len(fitted.targets)), 0
+    nothing = np.zeros(len(fitted.targets))
     shared = shared_seed(fitted)
     if shared is None:
-        return none
+        return nothing, 0.0
     by_seed: dict[int | None, list[np.ndarray]] = {}
+    bases = 0
     for members in _groups(compared):
         base = [i for i in members if compared.seeds[i] == shared]
         fresh = [i for i in members if compared.seeds[i] not in (shared, None)]
         if base and fresh:
+            bases += 1
             base_T = np.mean(compared.y_RT[base], axis=0)
             for i in fresh:
                 by_seed.setdefault(compared.seeds[i], []).append(compared.y_RT[i] - base_T)
-    if len(by_seed) < 2:
-        return none
+    if not by_seed:
+        return nothing, 2 * COMMON_SHARE
     # A seed that was used on several mixtures is one seed.
-    return np.mean([np.mean(rows, axis=0) for rows in by_seed.values()], axis=0), len(by_seed)
+    mean_T = np.mean([np.mean(rows, axis=0) for rows in by_seed.values()], axis=0)
+    own_share, fresh_seeds = 1 - COMMON_SHARE, len(by_seed)
+    error = COMMON_SHARE / fresh_seeds + own_share * (1 / fresh_seeds + 1 / bases)
+    trust = COMMON_SHARE / (COMMON_SHARE + error)
+    return trust * mean_T, COMMON_SHARE * (2 - trust)
 
 
 def shared_seed(fitted: LossTable) -> int | None:

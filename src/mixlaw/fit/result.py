@@ -5,6 +5,7 @@ repeat a mixture, K linear combinations of targets.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,10 @@ class FitResult:
     replicate_freedom: int
     """Degrees of freedom of these: runs less mixtures. 0: the noise between seeds is not known."""
     level_shift_T: Float[np.ndarray, " T"]
-    """What a fresh seed adds on average to the losses of the runs' shared seed; 0: unknown."""
-    level_freedom: int
-    """Fresh seeds behind the shift; 0: none."""
+    """What a fresh seed is expected to add to the losses of the shared one; 0: unknown."""
+    seed_factor: float
+    """Variance that a fresh seed adds to a prediction, in units of the variance between seeds; 0:
+    the residuals hold it."""
     status: tuple[TargetStatus, ...]
     notes: tuple[str, ...] = ()
     """Which runs were left out, in sentences."""
@@ -73,6 +75,12 @@ class FitResult:
     def num_mixtures(self) -> int:
         """Different mixtures that it was fitted to."""
         return len(set(self.table.mixture_ids))
+
+    @property
+    def weight_R(self) -> Float[np.ndarray, " R"]:
+        """Weights of runs by which every mixture counts once, however often it was run; sum 1."""
+        counts = Counter(self.table.mixture_ids)
+        return np.array([1.0 / counts[i] for i in self.table.mixture_ids]) / len(counts)
 
     def losses(self, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, "R T"]:
         """Returns the expected losses of mixtures, at a fresh seed."""

@@ -206,7 +206,8 @@ def _gain(
     optimism_B = promised_B - under_fit_B
     error_sd = difference_sd(fit, objective.shares)
     # The same draws for every call: a verdict must not change between two reports of one study.
-    noise_B = np.random.default_rng(0).standard_normal((20, len(optimism_B))) * error_sd
+    rng = np.random.default_rng(0)
+    noise_B = rng.standard_t(fit.num_mixtures - 1, (20, len(optimism_B))) * error_sd
     possible = gain - optimism_B + noise_B
     low, high = np.quantile(possible, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     verdict = "gain" if low > 0 else "loss" if high < 0 else "no evidence"

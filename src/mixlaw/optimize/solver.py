@@ -88,6 +88,9 @@ def _search(
 ) -> Float[np.ndarray, " M"]:
     """Returns the minimum over the shares of some domains, the others held."""
     total = float(np.sum(r_M[moving]))
+    # SLSQP's tolerance is absolute: losses of any unit become one whose slopes differ by one.
+    level, gradient_M = float(objective.value(r_M[None])[0]), objective.gradient(r_M)
+    unit = max(float(np.ptp(gradient_M)), 1e-12 * abs(level), 1e-300)
 
     def whole(shares: np.ndarray) -> np.ndarray:
         moved_M = r_M.copy()
@@ -95,9 +98,9 @@ def _search(
         return moved_M
 
     found = minimize(
-        lambda shares: float(objective.value(whole(shares)[None])[0]),
+        lambda shares: (float(objective.value(whole(shares)[None])[0]) - level) / unit,
         r_M[moving],
-        jac=lambda shares: objective.gradient(whole(shares))[moving],
+        jac=lambda shares: objective.gradient(whole(shares))[moving] / unit,
         bounds=[(allowed.floors[j], allowed.caps[j]) for j in moving],
         constraints={
             "type": "eq",

@@ -47,7 +47,7 @@ def save_fit(fit: FitResult, folder: Path, *, key: str) -> Path:
         "key": key,
         "law": fit.law.name,
         "replicate_freedom": fit.replicate_freedom,
-        "level_freedom": fit.level_freedom,
+        "seed_factor": fit.seed_factor,
         "notes": fit.notes,
         "status": [asdict(status) for status in fit.status],
         "table": {
@@ -93,7 +93,7 @@ def load_fit(folder: Path, law: MixingLaw, *, key: str) -> FitResult | None:
         table=LossTable(**plain, **{name: values[name] for name in _TABLE_ARRAYS}),
         **{name: values[name] for name in _FIT_ARRAYS},
         replicate_freedom=meta["replicate_freedom"],
-        level_freedom=meta["level_freedom"],
+        seed_factor=meta["seed_factor"],
         notes=tuple(meta["notes"]),
         status=tuple(TargetStatus(**status) for status in statuses),
     )
