@@ -272,7 +272,8 @@ def _describe_residuals(
     # 1.4826: a normal's standard deviation in median absolute deviations
     usual = max(1.4826 * float(np.median(residual_R)), LEAST_SCALE * float(np.std(y_R)))
     odd_R = residual_R > FAR_OFF * usual
-    explained = 1 - np.mean(residual_R[~odd_R] ** 2) / np.var(y_R[~odd_R])
+    varies = max(float(np.var(y_R[~odd_R])), 1e-300)
+    explained = 1 - float(np.mean(residual_R[~odd_R] ** 2)) / varies
     sentences: list[str] = []
     if explained < LITTLE:
         sentences.append(f"the mixtures explain only {max(explained, 0):.0%} of its variance")

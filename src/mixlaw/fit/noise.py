@@ -42,7 +42,8 @@ def level_shift(fitted: LossTable, compared: LossTable) -> tuple[Float[np.ndarra
     ($\sigma_o^2$, which residuals hold). The mean difference between F fresh seeds and the shared
     one, on B mixtures, estimates the common part of the shared seed with the error
     $v = \sigma_c^2 / F + \sigma_o^2 (1/F + 1/B)$. It is shrunk by
-    $w = \sigma_c^2 / (\sigma_c^2 + v)$; a new run's common part then has the variance $\sigma_c^2 (2 - w)$ around it.
+    $w = \sigma_c^2 / (\sigma_c^2 + v)$; a new run's common part then has the variance
+    $\sigma_c^2 (2 - w)$ around it.
 
     Returns:
         The shift by target, and that variance in units of the seeds' whole variance: 0 where the

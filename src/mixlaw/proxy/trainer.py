@@ -35,8 +35,12 @@ class ProxyTrainer:
 
     @property
     def preload(self) -> tuple[str, ...]:
-        """Modules that are imported once for all attempts."""
-        return ("mixlaw.proxy.train",)
+        """Modules that are imported once for all attempts.
+
+        PyTorch's optimizers import `torch._dynamo` when the first one is made, which takes longer
+        than a short run's training.
+        """
+        return ("mixlaw.proxy.train", "torch._dynamo")
 
     def train(self, spec: RunSpec, attempt: Attempt) -> TrainingSummary:
         """Trains one run, from its checkpoint where there is one.

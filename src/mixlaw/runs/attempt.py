@@ -256,6 +256,7 @@ def run_attempt(
 def _train_unless_done(trainer: Trainer, spec: RunSpec, attempt: Attempt) -> None:
     folder = attempt.folder
     if read_result(folder, spec.run_id) is not None:
+        attempt.checkpoint_path.unlink(missing_ok=True)
         return
     for left_over in folder.glob(".*.tmp"):  # of a write that a kill has cut off
         left_over.unlink(missing_ok=True)
@@ -265,6 +266,7 @@ def _train_unless_done(trainer: Trainer, spec: RunSpec, attempt: Attempt) -> Non
     summary = trainer.train(spec, attempt)
     check_metrics(folder, spec)
     write_result(folder, spec, summary)
+    attempt.checkpoint_path.unlink(missing_ok=True)  # nothing will be resumed from it
 
 
 def _spec_text(spec: RunSpec) -> str:

@@ -14,7 +14,7 @@ from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.observations import PROPORTION_PREFIX, fill_shares, proportion_domains
 from mixlaw.optimize import WeightedLoss, baseline_mixtures
 
-CONSTRAINTS = "[constraints] in mixlaw.toml, or the design's floor and the token supply"
+CONSTRAINTS = "[constraints] in mixlaw.toml, or what runs and token supply allow"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
