@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -287,3 +288,32 @@ def test_a_spec_of_another_version_is_refused() -> None:
     (spec,) = runs_sgd.make_specs(1)
     with pytest.raises(RunError, match="'dropout' is missing or unknown"):
         RunSpec.from_json({**spec.to_json(), "dropout": 0.1})
+
+
+def test_numbers_that_are_the_same_give_the_same_run() -> None:
+    (spec,) = runs_sgd.make_specs(1)
+    same = {
+        **spec.to_json(),
+        "params": 1e3,
+        "steps": np.int64(40),
+        "eval_steps": [0.0, np.int32(13), 26, 40],
+    }
+    assert RunSpec.from_json(same).run_id == spec.run_id
+    whole, decimal = ({**spec.to_json(), "learning_rate": rate} for rate in (1, 1.0))
+    assert RunSpec.from_json(whole).run_id == RunSpec.from_json(decimal).run_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": 2.5}, "a run's params must be a whole number, found 2.5"),
+        ({"steps": "many"}, "a run's steps must be a whole number, found 'many'"),
+        ({"params": 0}, "a run's params must be positive, found 0"),
+        ({"learning_rate": float("nan")}, "a run's learning_rate must be positive, found nan"),
+        ({"eval_steps": [40, 13]}, r"eval_steps must rise and end at the last step 40, found \[40"),
+    ],
+)
+def test_specs_that_make_no_sense_are_refused(change: dict[str, object], message: str) -> None:
+    (spec,) = runs_sgd.make_specs(1)
+    with pytest.raises(RunError, match=message):
+        RunSpec.from_json({**spec.to_json(), **change})
