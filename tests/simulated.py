@@ -3,7 +3,8 @@
 Shape letters: R runs, M training domains, T targets.
 
 Shared by the tests and `benchmarks/coverage.py`. The default study is like the demo: 20 design
-mixtures of 5 domains that share one seed, 2 of them again with fresh seeds, 8 held-out mixtures.
+mixtures of 5 domains, spread out on the paper's grid, that share one seed; 2 of them again with
+fresh seeds; 8 held-out mixtures, drawn uniformly, each with a fresh seed of its own.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from mixlaw.mixtures import CappedSimplex, Mixture
+from mixlaw.design import sample_mixtures
+from mixlaw.domains import Domain
+from mixlaw.mixtures import CappedSimplex, Mixture, stack_mixtures
 
 DESIGN_SEED = 0
 """The seed that all design runs share."""
@@ -105,9 +108,9 @@ def power_truth(rng: np.random.Generator, num_domains: int, num_extra: int) -> T
 def sample_proportions(
     rng: np.random.Generator, num_mixtures: int, num_domains: int, floor: float
 ) -> np.ndarray:
-    """Returns mixtures spread over the simplex above a floor, corners rarely."""
+    """Returns mixtures drawn uniformly from the simplex above a floor."""
     share = 1.0 - floor * num_domains
-    return floor + share * rng.dirichlet(np.full(num_domains, 0.8), size=num_mixtures)
+    return floor + share * rng.dirichlet(np.ones(num_domains), size=num_mixtures)
 
 
 def simulate_study(
@@ -143,7 +146,16 @@ def simulate_study(
     noise = Noise() if noise is None else noise
     make = {"exponential": exponential_truth, "power": power_truth}[form]
     truth = make(rng, num_domains, num_extra)
-    design_RM = sample_proportions(rng, num_mixtures, num_domains, floor)
+    domains = tuple(f"d{j}" for j in range(num_domains))
+    design = sample_mixtures(
+        [Domain(name=name) for name in domains],
+        n=num_mixtures,
+        scale=None,
+        floor=floor,
+        spread=True,
+        seed=seed,
+    )
+    design_RM = stack_mixtures(design.mixtures)
     heldout_RM = sample_proportions(rng, num_heldout, num_domains, floor)
     repeated = rng.choice(num_mixtures, num_repeated, replace=False)
     fresh = [
@@ -159,7 +171,6 @@ def simulate_study(
         + ["holdout"] * num_heldout
     )
     y_RT = observe_losses(rng, truth, r_RM, seeds, noise)
-    domains = tuple(f"d{j}" for j in range(num_domains))
     targets = (*domains, *(f"unseen{j}" for j in range(num_extra)))
     runs, observations = make_tables(domains, targets, r_RM, y_RT, seeds=seeds, roles=roles)
     return SimulatedStudy(

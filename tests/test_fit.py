@@ -50,10 +50,11 @@ def make_table(
 
 def test_planted_parameters_are_recovered_within_their_standard_errors() -> None:
     rng = np.random.default_rng(0)
-    truth = exponential_truth(rng, 4, 0)
+    truth = exponential_truth(rng, 3, 0)
     assert isinstance(truth, ExponentialTruth)
-    r_RM = sample_proportions(rng, 60, 4, 0.0)
-    fit = fit_table(LAW, make_table(r_RM, truth(r_RM) + rng.normal(0, 0.01, (60, 4))), num_draws=60)
+    r_RM = sample_proportions(rng, 40, 3, 0.0)
+    y_RT = truth(r_RM) + rng.normal(0, 0.01, (40, 3))
+    fit = fit_table(LAW, make_table(r_RM, y_RT), num_draws=60)
     planted_TP = np.hstack([truth.c_T[:, None], truth.t_TM])
     error_TP = np.std(fit.theta_draws_BTP, axis=0)
     z_TP = (fit.theta_TP - planted_TP) / error_TP
@@ -65,10 +66,10 @@ def test_planted_parameters_are_recovered_within_their_standard_errors() -> None
 
 def test_noiseless_losses_are_reproduced() -> None:
     rng = np.random.default_rng(1)
-    truth = exponential_truth(rng, 5, 1)
-    r_RM = sample_proportions(rng, 24, 5, 0.0)
+    truth = exponential_truth(rng, 3, 0)
+    r_RM = sample_proportions(rng, 15, 3, 0.0)
     fit = fit_table(LAW, make_table(r_RM, truth(r_RM)), num_draws=1)
-    fresh_RM = sample_proportions(rng, 50, 5, 0.0)
+    fresh_RM = sample_proportions(rng, 50, 3, 0.0)
     assert np.allclose(fit.losses(fresh_RM), truth(fresh_RM), rtol=0, atol=1e-4)
 
 
@@ -122,18 +123,18 @@ def test_solution_equals_that_of_scipys_bounded_solver(seed: int) -> None:
 
 
 def test_one_seed_gives_the_same_bits(study: SimulatedStudy, fit: FitResult) -> None:
-    again = fit_law(study.runs, study.observations, num_draws=20)
-    for name in ("theta_TP", "theta_loo_RTP", "theta_draws_BTP", "scale_T"):
-        assert np.array_equal(getattr(again, name), getattr(fit, name)), name
-    other = fit_law(study.runs, study.observations, num_draws=20, seed=1)
-    assert np.array_equal(other.theta_TP, fit.theta_TP)
-    assert not np.array_equal(other.theta_draws_BTP, fit.theta_draws_BTP)
+    again = fit_law(study.runs, study.observations, num_draws=20, targets=("d0",))
+    for name in ("theta_TP", "theta_loo_RTP", "theta_draws_BTP"):
+        assert np.array_equal(getattr(again, name)[..., 0, :], getattr(fit, name)[..., 0, :]), name
+    other = fit_law(study.runs, study.observations, num_draws=20, targets=("d0",), seed=1)
+    assert np.array_equal(other.theta_TP[0], fit.theta_TP[0])
+    assert not np.allclose(other.theta_draws_BTP[:, 0], fit.theta_draws_BTP[:, 0])
 
 
 def test_the_order_of_runs_domains_and_targets_changes_nothing(
     study: SimulatedStudy, fit: FitResult
 ) -> None:
-    domains, targets = study.domains[::-1], study.targets[2:] + study.targets[:2]
+    domains, targets = study.domains[::-1], ("unseen0", "d0")
     others = [name for name in study.runs.columns if not name.startswith("r:")]
     runs = study.runs.sample(fraction=1.0, shuffle=True, seed=3).select(
         *others, *(f"r:{name}" for name in domains)
@@ -141,14 +142,14 @@ def test_the_order_of_runs_domains_and_targets_changes_nothing(
     rows = study.observations.sample(fraction=1.0, shuffle=True, seed=4)
     moved = fit_law(runs, rows, num_draws=20, targets=targets)
     r_RM = sample_proportions(np.random.default_rng(0), 30, 5, 0.04)
-    column = [moved.targets.index(target) for target in fit.targets]
-    assert np.allclose(moved.losses(r_RM[:, ::-1])[:, column], fit.losses(r_RM), rtol=0, atol=1e-6)
+    column = [fit.targets.index(target) for target in targets]
+    assert np.allclose(moved.losses(r_RM[:, ::-1]), fit.losses(r_RM)[:, column], rtol=0, atol=1e-6)
     assert np.allclose(
-        moved.draw_losses(r_RM[:, ::-1])[:, :, column], fit.draw_losses(r_RM), rtol=0, atol=1e-4
+        moved.draw_losses(r_RM[:, ::-1]), fit.draw_losses(r_RM)[:, :, column], rtol=0, atol=1e-4
     )
     row = [moved.table.run_ids.index(run_id) for run_id in fit.table.run_ids]
     assert np.allclose(
-        moved.left_out_residual_RT[row][:, column], fit.left_out_residual_RT, rtol=0, atol=1e-4
+        moved.left_out_residual_RT[row], fit.left_out_residual_RT[:, column], rtol=0, atol=1e-4
     )
 
 
@@ -157,7 +158,7 @@ def test_one_odd_run_moves_the_law_little(shift: float) -> None:
     rng = np.random.default_rng(5)
     truth = exponential_truth(rng, 4, 0)
     r_RM = sample_proportions(rng, 24, 4, 0.02)
-    y_RT = truth(r_RM) + rng.normal(0, 0.01, (24, 4))
+    y_RT = (truth(r_RM) + rng.normal(0, 0.01, (24, 4)))[:, :1]
     clean = fit_table(LAW, make_table(r_RM, y_RT), num_draws=1)
     y_RT[3] += shift
     odd = fit_table(LAW, make_table(r_RM, y_RT), num_draws=1)
@@ -176,7 +177,7 @@ def test_replicates_of_a_mixture_are_left_out_together() -> None:
     truth = exponential_truth(rng, 3, 0)
     r_RM = sample_proportions(rng, 12, 3, 0.02)
     rows = [*range(12), 4, 4]
-    y_RT = (truth(r_RM) + rng.normal(0, 0.01, (12, 3)))[rows]
+    y_RT = (truth(r_RM) + rng.normal(0, 0.01, (12, 3)))[rows][:, :2]
     y_RT[[4, 12, 13]] += 0.3
     table = make_table(r_RM[rows], y_RT, seeds=list(range(14)))
     fit = fit_table(LAW, table, num_draws=1)
@@ -190,29 +191,29 @@ def test_replicates_of_a_mixture_are_left_out_together() -> None:
     assert np.allclose(fit.mean_residual_RT[4], y_RT[4] - others)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("make", [exponential_truth, power_truth])
-def test_few_runs_of_many_domains_do_not_explode(make, seed: int) -> None:
+def test_few_runs_of_many_domains_do_not_explode(make) -> None:
     """24 runs, 17 domains: more parameters than any plain fit survives (RegMix's domains)."""
-    rng = np.random.default_rng(seed)
-    truth = make(rng, 17, 1)
-    r_RM = sample_proportions(rng, 24, 17, 0.0)
-    y_RT = (truth(r_RM) + rng.normal(0, 0.01, (24, 18)))[:, [0, 9, 17]]
-    fit = fit_table(LAW, make_table(r_RM, y_RT), num_draws=1)
-    left_out_T = np.mean(np.abs(fit.left_out_residual_RT), axis=0)
-    mean_T = np.mean(np.abs(fit.mean_residual_RT), axis=0)
-    assert np.all(left_out_T < mean_T)
-    assert np.mean(left_out_T / mean_T) < 0.7
-    assert "24 mixtures for 18 parameters, fewer than 2.5 for each" in fit.status[0].sentence
+    ratios = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        truth = make(rng, 17, 1)
+        r_RM = sample_proportions(rng, 24, 17, 0.0)
+        y_RT = (truth(r_RM) + rng.normal(0, 0.01, (24, 18)))[:, [0, 17]]
+        fit = fit_table(LAW, make_table(r_RM, y_RT), num_draws=1)
+        left_out_T = np.mean(np.abs(fit.left_out_residual_RT), axis=0)
+        mean_T = np.mean(np.abs(fit.mean_residual_RT), axis=0)
+        assert "24 mixtures for 18 parameters, fewer than 2.5 for each" in fit.status[0].sentence
+        ratios.extend(left_out_T / mean_T)
+    assert max(ratios) < 1
 
 
 def test_pure_noise_is_predicted_about_as_well_as_by_the_mean() -> None:
     rng = np.random.default_rng(3)
-    r_RM = sample_proportions(rng, 24, 12, 0.0)
-    fit = fit_table(LAW, make_table(r_RM, 2.0 + rng.normal(0, 0.01, (24, 2))), num_draws=1)
-    left_out_T = np.mean(np.abs(fit.left_out_residual_RT), axis=0)
-    mean_T = np.mean(np.abs(fit.mean_residual_RT), axis=0)
-    assert np.all(left_out_T < 1.3 * mean_T)
+    r_RM = sample_proportions(rng, 20, 12, 0.0)
+    fit = fit_table(LAW, make_table(r_RM, 2.0 + rng.normal(0, 0.01, (20, 1))), num_draws=1)
+    left_out = np.mean(np.abs(fit.left_out_residual_RT))
+    assert left_out < 1.3 * np.mean(np.abs(fit.mean_residual_RT))
     fresh_RM = sample_proportions(rng, 100, 12, 0.0)
     assert np.mean(np.abs(fit.losses(fresh_RM) - 2.0)) < 0.008
 
@@ -222,7 +223,7 @@ def test_bootstrap_keeps_every_mixture() -> None:
     rng = np.random.default_rng(4)
     truth = exponential_truth(rng, 3, 0)
     r_RM = np.vstack([0.02 + 0.94 * np.eye(3), sample_proportions(rng, 9, 3, 0.2)])
-    fit = fit_table(LAW, make_table(r_RM, truth(r_RM)), num_draws=50)
+    fit = fit_table(LAW, make_table(r_RM, truth(r_RM)[:, :2]), num_draws=50)
     spread_RT = np.std(fit.draw_losses(r_RM), axis=0)
     assert np.max(spread_RT) < 0.05
 
@@ -243,7 +244,7 @@ def test_the_unit_of_the_losses_does_not_matter(unit: float) -> None:
     rng = np.random.default_rng(6)
     truth = exponential_truth(rng, 3, 0)
     r_RM = sample_proportions(rng, 15, 3, 0.0)
-    y_RT = truth(r_RM) + rng.normal(0, 0.01, (15, 3))
+    y_RT = (truth(r_RM) + rng.normal(0, 0.01, (15, 3)))[:, :1]
     plain = fit_table(LAW, make_table(r_RM, y_RT), num_draws=1)
     scaled = fit_table(LAW, make_table(r_RM, unit * y_RT), num_draws=1)
     assert np.allclose(scaled.losses(r_RM) / unit, plain.losses(r_RM), rtol=0, atol=1e-3)
@@ -253,8 +254,8 @@ def test_losses_at_zero_and_below_are_fitted() -> None:
     rng = np.random.default_rng(6)
     truth = exponential_truth(rng, 3, 0)
     r_RM = sample_proportions(rng, 15, 3, 0.0)
-    y_RT = truth(r_RM)
-    for shift in (np.min(y_RT, axis=0), 5.0):
+    y_RT = truth(r_RM)[:, :1]
+    for shift in (np.min(y_RT), 5.0):
         fit = fit_table(LAW, make_table(r_RM, y_RT - shift), num_draws=1)
         assert np.allclose(fit.losses(r_RM), y_RT - shift, rtol=0, atol=0.02)
 
@@ -271,7 +272,8 @@ def test_two_and_thirty_domains_are_fitted(num_domains: int) -> None:
 
 def test_runs_without_a_loss_are_left_out_of_that_target_only(study: SimulatedStudy) -> None:
     cell = (pl.col("run_id") == "run003") & (pl.col("target") == "d1")
-    fit = fit_law(study.runs, study.observations.filter(~cell), num_draws=1)
+    rows = study.observations.filter(~cell)
+    fit = fit_law(study.runs, rows, num_draws=1, targets=("d0", "d1"))
     assert fit.status[1].sentence == "1 of 20 runs have no loss"
     assert fit.status[0].sentence == "converged"
     assert np.isnan(fit.left_out_residual_RT[3, 1])
@@ -302,8 +304,8 @@ def test_a_parameter_at_its_bound_is_said_not_to_be_estimated() -> None:
 
 def test_a_loss_that_no_mixture_moves_is_said_to_be_one() -> None:
     rng = np.random.default_rng(3)
-    r_RM = sample_proportions(rng, 40, 3, 0.0)
-    fit = fit_table(LAW, make_table(r_RM, 2.0 + rng.normal(0, 0.01, (40, 1))), num_draws=1)
+    r_RM = sample_proportions(rng, 16, 2, 0.0)
+    fit = fit_table(LAW, make_table(r_RM, 2.0 + rng.normal(0, 0.01, (16, 1))), num_draws=1)
     assert "the mixtures explain only" in fit.status[0].sentence
     assert "% of its variance" in fit.status[0].sentence
 
@@ -333,8 +335,8 @@ def test_the_report_says_how_well_each_target_is_predicted(fit: FitResult) -> No
 
 def test_an_unknown_noise_of_seeds_is_unknown_and_not_zero() -> None:
     study = simulate_study(7, num_repeated=0)
-    fit = fit_law(study.runs, study.observations, num_draws=1)
-    assert np.isnan(fit.seed_sd(np.eye(6))).all()
+    fit = fit_law(study.runs, study.observations, num_draws=1, targets=("d0",))
+    assert np.isnan(fit.seed_sd(np.eye(1))).all()
     assert "unknown" in fit.report()
     assert fit.to_json()["targets"]["d0"]["seed_sd"] is None
 
@@ -424,28 +426,31 @@ def test_seed_sd_is_that_of_the_simulated_noise() -> None:
 # Which step, and what is refused.
 
 
-def test_the_last_step_that_all_runs_reached_is_fitted(study: SimulatedStudy) -> None:
-    early = study.observations.with_columns(step=pl.lit(100), value=pl.col("value") + 1)
-    late = study.observations.with_columns(step=pl.lit(900)).filter(pl.col("run_id") < "run010")
-    fit = fit_law(study.runs, pl.concat([early, study.observations, late]), num_draws=1)
-    assert fit.table.step == 500
-    assert np.array_equal(
-        fit.theta_TP, fit_law(study.runs, study.observations, num_draws=1).theta_TP
-    )
+def test_the_last_step_that_all_runs_reached_is_fitted(
+    study: SimulatedStudy, fit: FitResult
+) -> None:
+    early = study.observations.with_columns(step=pl.lit(100, pl.Int64), value=pl.col("value") + 1)
+    late = study.observations.with_columns(step=pl.lit(900, pl.Int64))
+    rows = pl.concat([early, study.observations, late.filter(pl.col("run_id") < "run010")])
+    alone = fit_law(study.runs, rows, num_draws=1, targets=("d0",))
+    assert alone.table.step == 500
+    assert np.array_equal(alone.theta_TP[0], fit.theta_TP[0])
 
 
 def test_a_step_that_is_named_is_fitted(study: SimulatedStudy, fit: FitResult) -> None:
-    early = study.observations.with_columns(step=pl.lit(100), value=pl.col("value") + 1)
+    early = study.observations.with_columns(step=pl.lit(100, pl.Int64), value=pl.col("value") + 1)
     rows = pl.concat([early, study.observations])
-    shifted = fit_law(study.runs, rows, num_draws=1, step=100)
-    assert np.allclose(shifted.losses(np.eye(5)), fit.losses(np.eye(5)) + 1, atol=0.1)
+    shifted = fit_law(study.runs, rows, num_draws=1, step=100, targets=("d1",))
+    center_1M = np.full((1, 5), 0.2)
+    assert np.allclose(shifted.losses(center_1M)[0, 0], fit.losses(center_1M)[0, 1] + 1, atol=0.02)
 
 
 def test_held_out_runs_are_not_fitted(study: SimulatedStudy, fit: FitResult) -> None:
     rows = study.observations.with_columns(
         value=pl.when(pl.col("run_id") >= "run026").then(99.0).otherwise("value")
     )
-    assert np.array_equal(fit_law(study.runs, rows, num_draws=1).theta_TP, fit.theta_TP)
+    alone = fit_law(study.runs, rows, num_draws=1, targets=("d0",))
+    assert np.array_equal(alone.theta_TP[0], fit.theta_TP[0])
 
 
 def test_progress_ends_at_one(study: SimulatedStudy) -> None:

@@ -1,14 +1,14 @@
 """From fitted laws to the losses of mixtures, with intervals for one new run of each.
 
-Shape letters: R mixtures, M training domains, T targets, K linear combinations of targets, L
-left-out fits.
+Shape letters: R mixtures, M training domains, T targets, K linear combinations of targets, G fitted
+mixtures.
 
-Inside the region of the runs the interval is jackknife+ over mixtures (Barber et al. 2021,
-arXiv:1905.02928, Eq. 1.6): each left-out fit predicts the new mixture, and its own left-out
-residual says how wrong such a prediction is. Design runs share a seed, which hides what seeds do to
-all of them at once; that noise, measured on repeated mixtures, is added in quadrature. What
-jackknife+ guarantees at a level of 90% is 80%; it is 90% where the fits are stable, which they are
-here (docs/benchmarks).
+Inside the region of the runs the interval is conformal over mixtures: the quantile of left-out
+residuals, in units of a scale that grows from the middle of the runs outwards (Lei et al. 2018,
+arXiv:1604.04173, Section 5.2; jackknife: Barber et al. 2021, arXiv:1905.02928). Residuals of all
+targets, each in its own root mean square, give the one quantile: twenty mixtures alone would not.
+Design runs share a seed, which hides what seeds do to all of them at once; that noise, measured on
+repeated mixtures, is added in quadrature.
 """
 
 import math
@@ -22,6 +22,9 @@ from mixlaw.errors import FitError
 from mixlaw.fit.noise import COMMON_SHARE, shared_seed
 from mixlaw.fit.result import FitResult
 from mixlaw.mixtures import Mixture, stack_mixtures
+
+GROWTH_BOUNDS = (-7.0, 2.0)
+"""Of the logarithm of `error_growth`: from none to be seen to a scale that is all distance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,65 +126,93 @@ def _predict(
     ordered = tuple(mixture.reordered(fit.domains) for mixture in mixtures)
     r_RM = stack_mixtures(ordered)
     value_RK = fit.losses(r_RM) @ weight_KT.T
-    low_RK, high_RK, notes = _jackknife_plus(fit, r_RM, weight_KT, level)
+    left_out_RK, notes = _left_out_halfwidth(fit, r_RM, weight_KT, level)
     seed_K, seed_notes = _seed_halfwidth(fit, weight_KT, level)
-    # The jackknife's quantiles need not hold the fit's own prediction; an interval that is reported
-    # beside it must.
-    below_RK = np.hypot(np.maximum(value_RK - low_RK, 0.0), seed_K)
-    above_RK = np.hypot(np.maximum(high_RK - value_RK, 0.0), seed_K)
+    half_RK = np.hypot(left_out_RK, seed_K)
     return Prediction(
         mixtures=ordered,
         columns=tuple(columns),
         value_RK=value_RK,
-        low_RK=value_RK - below_RK,
-        high_RK=value_RK + above_RK,
+        low_RK=value_RK - half_RK,
+        high_RK=value_RK + half_RK,
         level=level,
         unit=fit.table.unit,
         notes=(*notes, *seed_notes, *_distance_notes(fit, ordered)),
     )
 
 
-def _jackknife_plus(
+def _left_out_halfwidth(
     fit: FitResult,
     r_RM: Float[np.ndarray, "R M"],
     weight_KT: Float[np.ndarray, "K T"],
     level: float,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns low and high ends of the interval of one new run, both of shape (R, K)."""
+) -> tuple[Float[np.ndarray, "R K"], tuple[str, ...]]:
+    """Returns the half-width of the interval of one new run, as left-out residuals tell it."""
     ids = np.array(fit.table.mixture_ids)
     first_G = np.array([np.flatnonzero(ids == name)[0] for name in dict.fromkeys(ids)])
-    center_GRK = (fit.left_out_losses(r_RM) @ weight_KT.T)[first_G]
-    squared_RK = _combined(fit.left_out_residual_RT, weight_KT) ** 2
-    # Replicates of a mixture are left out together: they are one residual, not several.
-    residual_GK = np.sqrt([_known_mean(squared_RK[ids == ids[i]]) for i in first_G])
-    low_RK, high_RK = np.empty(center_GRK.shape[1:]), np.empty(center_GRK.shape[1:])
-    notes: dict[str, None] = {}
-    for k in range(len(weight_KT)):
-        known_G = np.isfinite(residual_GK[:, k])
-        center_GR, residual_G = center_GRK[known_G, :, k], residual_GK[known_G, k]
-        low_RK[:, k], high_RK[:, k], note = _column_interval(center_GR, residual_G, level)
-        notes |= dict.fromkeys(note)
-    return low_RK, high_RK, tuple(notes)
+    distance_G = squared_distance(fit.table.r_RM[first_G], fit.table.r_RM[first_G])
+    residual_GT = _by_mixture(fit.left_out_residual_RT, ids, first_G)
+    growth = error_growth(residual_GT, distance_G)
+    scale_G1 = 1 + growth * distance_G[:, None]
+    combined_GK = _by_mixture(_combined(fit.left_out_residual_RT, weight_KT), ids, first_G)
+    spread_K = np.sqrt(_known_mean((combined_GK / scale_G1) ** 2))
+    scaled_GT = residual_GT / scale_G1
+    typical_GT = scaled_GT / np.sqrt(_known_mean(scaled_GT**2))
+    quantile, notes = _residual_quantile(typical_GT, level)
+    distance_R = squared_distance(r_RM, fit.table.r_RM[first_G])
+    return quantile * spread_K * (1 + growth * distance_R[:, None]), notes
 
 
-def _column_interval(
-    center_GR: Float[np.ndarray, "G R"], residual_G: Float[np.ndarray, " G"], level: float
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns the interval's ends for each new mixture, from one residual per fitted mixture."""
-    count = len(residual_G)
-    rank = math.ceil(level * (count + 1) - 1e-9)
-    if rank <= count:
-        low_GR = np.sort(center_GR - residual_G[:, None], axis=0)
-        high_GR = np.sort(center_GR + residual_G[:, None], axis=0)
-        return low_GR[count - rank], high_GR[rank - 1], ()
+def _residual_quantile(
+    typical_GT: Float[np.ndarray, "G T"], level: float
+) -> tuple[float, tuple[str, ...]]:
+    """Returns the quantile of scaled residuals, in root mean squares, over all targets together."""
+    count = len(typical_GT)
+    share = level * (1 + 1 / count)
+    if share <= 1:
+        return float(np.quantile(typical_GT[np.isfinite(typical_GT)], share)), ()
     from scipy.stats import t
 
-    # Too few mixtures for a quantile: Student's t on the left-out residuals instead.
-    factor = float(t.ppf((1 + level) / 2, max(count - 1, 1))) * math.sqrt(1 + 1 / count)
-    half = factor * float(np.sqrt(np.mean(residual_G**2)))
-    mean_R = np.mean(center_GR, axis=0)
-    note = f"{count} mixtures are too few for jackknife+ at {level:.0%}: Student's t instead"
-    return mean_R - half, mean_R + half, (note,)
+    note = f"{count} mixtures are too few for a quantile at {level:.0%}: Student's t instead"
+    return float(t.ppf((1 + level) / 2, count - 1)) * math.sqrt(1 + 1 / count), (note,)
+
+
+def error_growth(
+    residual_GT: Float[np.ndarray, "G T"], distance_G: Float[np.ndarray, " G"]
+) -> float:
+    """Returns b of the scale 1 + b d^2 with which errors grow from the middle of the runs outwards.
+
+    One number for all targets, each of which has its own level: the normal likelihood's maximum.
+    """
+    from scipy.optimize import minimize_scalar
+
+    count = residual_GT.shape[1]
+
+    def negative_log_likelihood(log_growth: float) -> float:
+        scale_G = 1 + math.exp(log_growth) * distance_G
+        variance_T = np.maximum(_known_mean((residual_GT / scale_G[:, None]) ** 2), 1e-300)
+        return float(
+            count * np.sum(np.log(scale_G)) + len(distance_G) / 2 * np.nansum(np.log(variance_T))
+        )
+
+    found = minimize_scalar(negative_log_likelihood, bounds=GROWTH_BOUNDS, method="bounded")
+    return math.exp(float(found.x))
+
+
+def squared_distance(
+    r_RM: Float[np.ndarray, "R M"], design_GM: Float[np.ndarray, "G M"]
+) -> Float[np.ndarray, " R"]:
+    """Returns squared Mahalanobis distances from the middle of a design, in its own covariance."""
+    apart_RM = r_RM - np.mean(design_GM, axis=0)
+    precision_MM = np.linalg.pinv(np.cov(design_GM.T))
+    return np.maximum(np.einsum("rm,mn,rn->r", apart_RM, precision_MM, apart_RM), 0.0)
+
+
+def _by_mixture(
+    residual_RK: Float[np.ndarray, "R K"], ids: np.ndarray, first_G: np.ndarray
+) -> Float[np.ndarray, "G K"]:
+    """Returns root mean squares over replicates: left out together, they are one residual."""
+    return np.sqrt([_known_mean(residual_RK[ids == ids[i]] ** 2) for i in first_G])
 
 
 def _seed_halfwidth(

@@ -33,10 +33,18 @@ FIRST_SCALE = 0.1
 """Scale of the residuals in the first fit, as a share of the losses' standard deviation."""
 LEAST_SCALE = 1e-3
 """Floor of the scale, likewise: noiseless data must not turn the shrinkage off altogether."""
-AGREEMENT = 1e-6
-"""Starts agree when their objectives are within this relative distance of the best."""
+AGREEMENT = 1e-4
+"""Starts agree when their objectives, log densities up to sign, are within this of the best."""
+ROUGH = 1e-7
+"""Tolerance of descents that are compared or go on; only the best is polished."""
 MAX_SCALE_ROUNDS = 10
 """Rounds of fitting and estimating the scale anew; three or four are usual."""
+ROUND_EVALUATIONS = 30
+"""Evaluations after which a descent looks where it is: far outside the bounds it would crawl on."""
+MAX_ROUNDS = 40
+"""Such rounds; one or two are usual."""
+MAX_RELEASES = 3
+"""How often a descent lets parameters go from their bounds; on flat ground it might not end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,13 +83,16 @@ def solve_target(
 ) -> Solution:
     """Returns the robust, shrunk least-squares solution at a given scale and strength."""
     problem = _Problem(law, r_RM, y_R, scale, strength, weight_R)
-    ends = [_descend(problem, start_P, tolerance) for start_P in starts_SP]
+    rough = tolerance if len(starts_SP) == 1 else max(tolerance, ROUGH)
+    ends = [_descend(problem, start_P, rough) for start_P in starts_SP]
     best = min(ends, key=lambda end: end.objective)
+    if rough > tolerance:
+        best = _descend(problem, best.theta_P, tolerance)
     agreed = best.objective + AGREEMENT * max(1.0, best.objective)
     return Solution(
         theta_P=best.theta_P,
         objective=best.objective,
-        converged=best.message == "",
+        converged=not best.message,
         message=best.message,
         num_starts=len(ends),
         starts_agreeing=sum(end.objective <= agreed for end in ends),
@@ -122,7 +133,13 @@ def first_candidate(
     """Returns the best fit from the law's own starts, at a rough scale of the residuals."""
     scale = FIRST_SCALE * spread(y_R)
     solution = solve_target(
-        law, r_RM, y_R, scale=scale, strength=STRENGTHS[0], starts_SP=law.starts(r_RM, y_R)
+        law,
+        r_RM,
+        y_R,
+        scale=scale,
+        strength=STRENGTHS[0],
+        starts_SP=law.starts(r_RM, y_R),
+        tolerance=ROUGH,
     )
     return Candidate(strength=STRENGTHS[0], scale=scale, theta_P=solution.theta_P, score=np.inf)
 
@@ -148,7 +165,7 @@ def settle_scale(
     count, least = len(y_R), LEAST_SCALE * spread(y_R)
     for _ in range(MAX_SCALE_ROUNDS):
         problem = _Problem(law, r_RM, y_R, scale, start.strength, None)
-        end = _descend(problem, theta_P, 1e-7)
+        end = _descend(problem, theta_P, ROUGH)
         theta_P = end.theta_P
         used = problem.effective_parameters(theta_P, end.free_P)
         left = max(count - used, 1e-3 * count)
@@ -162,7 +179,10 @@ def settle_scale(
 
 
 class _Problem:
-    """Pseudo-residuals f with sum f^2 / 2 = the objective, and their Jacobian."""
+    """Pseudo-residuals f with sum f^2 / 2 = the objective, and their Jacobian.
+
+    MINPACK calls these thousands of times; shapes are checked where it is called.
+    """
 
     def __init__(
         self,
@@ -179,10 +199,10 @@ class _Problem:
         self.low_P, self.high_P = law.bounds(r_RM, y_R)
         self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def values(self, theta_P: Float[np.ndarray, " P"]) -> np.ndarray:
+    def values(self, theta_P: np.ndarray) -> np.ndarray:
         return self._huber_root(theta_P)[0]
 
-    def jacobian(self, theta_P: Float[np.ndarray, " P"]) -> np.ndarray:
+    def jacobian(self, theta_P: np.ndarray) -> np.ndarray:
         count = len(self.y_R)
         _, slope = self._huber_root(theta_P)
         jacobian_RP = self.law.jacobian(self.r_RM, theta_P)
@@ -194,7 +214,7 @@ class _Problem:
             ]
         )
 
-    def _huber_root(self, theta_P: Float[np.ndarray, " P"]) -> tuple[np.ndarray, np.ndarray]:
+    def _huber_root(self, theta_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns f with f^2 / 2 = w rho(u) and the sign of u, and its derivative by u."""
         # MINPACK asks for the Jacobian where it has just asked for the values.
         if self._last is not None and np.array_equal(self._last[0], theta_P):
@@ -214,6 +234,10 @@ class _Problem:
             slope[: len(self.root_R)] *= self.root_R
         self._last = theta_P.copy(), value, slope
         return value, slope
+
+    def objective(self, theta_P: np.ndarray) -> float:
+        value = self.values(theta_P)
+        return float(value @ value) / 2
 
     def effective_parameters(
         self, theta_P: Float[np.ndarray, " P"], free_P: Bool[np.ndarray, " P"]
@@ -244,25 +268,25 @@ def _descend(problem: _Problem, start_P: Float[np.ndarray, " P"], tolerance: flo
     low_P, high_P = problem.low_P, problem.high_P
     theta_P = np.clip(start_P, low_P, high_P)
     free_P = (theta_P > low_P) & (theta_P < high_P)
-    released_P = np.zeros_like(free_P)
-    while True:
-        outside_P, message = np.zeros_like(free_P), ""
+    releases = 0
+    for _ in range(MAX_ROUNDS):
         if free_P.any():
-            theta_P, message = _minimize_free(problem, theta_P, free_P, tolerance)
+            theta_P, done = _minimize_free(problem, theta_P, free_P, tolerance)
             outside_P = (theta_P < low_P) | (theta_P > high_P)
-        if outside_P.any():
-            theta_P = np.clip(theta_P, low_P, high_P)
-            free_P &= ~outside_P
-            continue
+            if outside_P.any():
+                theta_P = np.clip(theta_P, low_P, high_P)
+                free_P &= ~outside_P
+                continue
+            if not done:
+                continue
         slope_P = problem.jacobian(theta_P).T @ problem.values(theta_P)
-        inward_P = np.where(theta_P <= low_P, slope_P < 0, slope_P > 0)
-        inward_P &= ~free_P & ~released_P  # once each: where the slope is flat it might not end
-        if not inward_P.any():
-            break
+        inward_P = ~free_P & np.where(theta_P <= low_P, slope_P < 0, slope_P > 0)
+        if not inward_P.any() or releases == MAX_RELEASES:
+            return _End(theta_P, problem.objective(theta_P), free_P, "")
         free_P |= inward_P
-        released_P |= inward_P
-    value = problem.values(theta_P)
-    return _End(theta_P, float(value @ value) / 2, free_P, message)
+        releases += 1
+    message = f"no minimum after {MAX_ROUNDS * ROUND_EVALUATIONS} evaluations"
+    return _End(theta_P, problem.objective(theta_P), free_P, message)
 
 
 def _minimize_free(
@@ -270,8 +294,8 @@ def _minimize_free(
     base_P: Float[np.ndarray, " P"],
     free_P: Bool[np.ndarray, " P"],
     tolerance: float,
-) -> tuple[Float[np.ndarray, " P"], str]:
-    """Returns the minimum over the free parameters, maybe outside the bounds, and a message."""
+) -> tuple[Float[np.ndarray, " P"], bool]:
+    """Returns where one round of MINPACK ends, maybe outside the bounds, and if it converged."""
     # Steps that go far out are refused anyway; this keeps exp() of them finite.
     width_P = problem.high_P - problem.low_P
     least_P, most_P = problem.low_P - width_P, problem.high_P + width_P
@@ -281,7 +305,7 @@ def _minimize_free(
         theta_P[free_P] = free
         return np.minimum(np.maximum(theta_P, least_P), most_P)
 
-    free, _, _, message, status = leastsq(
+    free, _, _, _, status = leastsq(
         lambda free: problem.values(whole(free)),
         base_P[free_P],
         Dfun=lambda free: problem.jacobian(whole(free))[:, free_P],
@@ -289,7 +313,7 @@ def _minimize_free(
         ftol=tolerance,
         xtol=tolerance,
         gtol=0.0,
-        maxfev=400,
+        maxfev=ROUND_EVALUATIONS,
     )
     # 5: too many evaluations; 6 to 8: no further decrease is possible in float64
-    return whole(free), " ".join(message.split()) if status == 5 else ""
+    return whole(free), status != 5
