@@ -106,12 +106,15 @@ def difference_sd(fit: FitResult, weights: Mapping[str, float]) -> float:
     """
     weight_KT = weight_row(fit, weights)
     residual_R = _combined(fit.left_out_residual_RT, weight_KT)[:, 0]
-    residual_R = residual_R[np.isfinite(residual_R)]
-    variance = 2 * float(np.var(residual_R, ddof=1))
+    known_R = np.isfinite(residual_R)
+    residual_R, weight_R = residual_R[known_R], fit.weight_R[known_R]
+    off_R = residual_R - np.average(residual_R, weights=weight_R)
+    count = fit.num_mixtures
+    variance = float(np.average(off_R**2, weights=weight_R)) * count / (count - 1)
     seed_sd = float(fit.seed_sd(weight_KT)[0])
-    if shared_seed(fit.table) is not None and not math.isnan(seed_sd):
-        variance += 2 * COMMON_SHARE * seed_sd**2
-    return math.sqrt(variance)
+    if shared_seed(fit.table) is None or math.isnan(seed_sd):
+        return math.sqrt(2 * variance)
+    return math.sqrt(2 * (variance + max(COMMON_SHARE * seed_sd**2, seed_sd**2 - variance)))
 
 
 def _predict(
@@ -157,7 +160,8 @@ def _left_out_halfwidth(
     combined_GK = _by_mixture(_combined(fit.left_out_residual_RT, weight_KT), ids, first_G)
     spread_K = np.sqrt(_known_mean((combined_GK / scale_G1) ** 2))
     scaled_GT = residual_GT / scale_G1
-    typical_GT = scaled_GT / np.sqrt(_known_mean(scaled_GT**2))
+    rms_T = np.sqrt(_known_mean(scaled_GT**2))
+    typical_GT = scaled_GT / np.where(rms_T > 0, rms_T, np.nan)  # a constant loss tells nothing
     quantile, notes = _residual_quantile(typical_GT, level)
     distance_R = squared_distance(r_RM, fit.table.r_RM[first_G])
     return quantile * spread_K * (1 + growth * distance_R[:, None]), notes
@@ -170,7 +174,8 @@ def _residual_quantile(
     count = len(typical_GT)
     share = level * (1 + 1 / count)
     if share <= 1:
-        return float(np.quantile(typical_GT[np.isfinite(typical_GT)], share)), ()
+        known = typical_GT[np.isfinite(typical_GT)]
+        return float(np.quantile(known, share)) if len(known) else 0.0, ()
     from scipy.stats import t
 
     note = f"{count} mixtures are too few for a quantile at {level:.0%}: Student's t instead"
@@ -231,7 +236,12 @@ def _seed_halfwidth(
     from scipy.stats import t
 
     quantile = float(t.ppf((1 + level) / 2, fit.replicate_freedom))
-    return quantile * seed_K * math.sqrt(fit.seed_factor), ()
+    # A run's own part of the noise is in the left-out residuals: the rest is common, if more than
+    # is usual.
+    own_K = _known_mean(_combined(fit.left_out_residual_RT, weight_KT) ** 2)
+    rest_K = 1 - own_K / np.maximum(seed_K**2, 1e-300)
+    factor_K = fit.seed_factor * np.maximum(rest_K / COMMON_SHARE, 1.0)
+    return quantile * seed_K * np.sqrt(factor_K), ()
 
 
 def _distance_notes(fit: FitResult, mixtures: Sequence[Mixture]) -> tuple[str, ...]:
