@@ -1,5 +1,8 @@
 """The optimum: certified, within its bounds, the same as an independent solver's."""
 
+from dataclasses import replace
+
+import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,10 +15,11 @@ from mixlaw.fit import FitResult, fit_law
 from mixlaw.laws.mixing import ExponentialLaw
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.optimize import WeightedLoss, baseline_mixtures, optimize_mixture
+from mixlaw.optimize.baselines import distance_to_runs
 from mixlaw.optimize.objective import ObjectiveFunction
-from mixlaw.optimize.optimum import round_shares
+from mixlaw.optimize.optimum import CERTIFIED_GAP, round_shares
 from mixlaw.optimize.solver import minimize_objective
-from simulated import SimulatedStudy, simulate_study
+from simulated import Noise, SimulatedStudy, simulate_study
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def study() -> SimulatedStudy:
 
 @pytest.fixture(scope="module")
 def fit(study: SimulatedStudy) -> FitResult:
-    return fit_law(study.runs, study.observations, num_draws=20)
+    return fit_law(study.runs, study.observations, num_draws=20, targets=("d0", "d1", "unseen0"))
 
 
 def random_problem(seed: int, domains: int, targets: int) -> ObjectiveFunction:
@@ -135,8 +139,6 @@ def test_a_clear_gain_is_called_one(fit: FitResult, study: SimulatedStudy) -> No
 
 
 def test_a_fits_notes_reach_the_optimum(fit: FitResult) -> None:
-    from dataclasses import replace
-
     noted = replace(fit, notes=("2 runs are left out",))
     best = optimize_mixture(
         noted, WeightedLoss({fit.targets[0]: 1.0}), CappedSimplex.of(fit.domains)
@@ -180,3 +182,157 @@ def test_unknown_targets_and_domains_are_refused(fit: FitResult) -> None:
         optimize_mixture(fit, WeightedLoss({"nothing": 1.0}), allowed)
     with pytest.raises(MixtureError):
         optimize_mixture(fit, WeightedLoss({fit.targets[0]: 1.0}), CappedSimplex.of(["x", "y"]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("domains", [2, 5, 60])
+def test_the_minimum_equals_that_of_an_interior_point_solver(domains: int, seed: int) -> None:
+    """Clarabel's exponential cone: another formulation, another algorithm."""
+    rng = np.random.default_rng([seed, domains])
+    problem = random_problem(seed, domains, 4)
+    floors = rng.uniform(0, [0.5, 0.99][seed % 2] / domains, size=domains)
+    caps = np.minimum(1.0, floors + rng.uniform(1.2, 4.0, size=domains) / domains)
+    names = tuple(f"d{i}" for i in range(domains))
+    allowed = CappedSimplex(names, tuple(floors.tolist()), tuple(caps.tolist()))
+    found = minimize_objective(problem, allowed)
+    r_M = cp.Variable(domains)
+    loss = sum(
+        float(weight) * (theta_P[0] + cp.exp(theta_P[1:] @ r_M))
+        for weight, theta_P in zip(problem.weight_T, problem.theta_TP, strict=True)
+    )
+    with np.errstate(all="ignore"):  # the other solver's own arithmetic
+        other = cp.Problem(cp.Minimize(loss), [cp.sum(r_M) == 1, r_M >= floors, r_M <= caps])
+        other.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+    assert found.value == pytest.approx(float(other.value), abs=1e-7)
+    assert found.gap < CERTIFIED_GAP
+    assert allowed.contains(found.r_M, 1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e6])
+def test_the_unit_of_the_losses_does_not_move_the_optimum(unit: float) -> None:
+    problem, allowed = random_problem(3, 5, 3), region(5)
+    scaled_TP = problem.theta_TP * np.array([unit, 1, 1, 1, 1, 1])
+    scaled_TP[:, 1:] += np.log(unit)
+    scaled = ObjectiveFunction(problem.law, scaled_TP, problem.weight_T)
+    found, other = minimize_objective(problem, allowed), minimize_objective(scaled, allowed)
+    assert np.allclose(found.r_M, other.r_M, rtol=0, atol=1e-5)
+    assert other.gap < CERTIFIED_GAP * unit
+
+
+def test_a_single_allowed_mixture_is_the_optimum() -> None:
+    floors = np.array([0.2, 0.3, 0.5])
+    allowed = CappedSimplex(("d0", "d1", "d2"), tuple(floors.tolist()), (1.0, 1.0, 1.0))
+    found = minimize_objective(random_problem(0, 3, 2), allowed)
+    assert np.allclose(found.r_M, floors, rtol=0, atol=1e-12)
+    uniform = CappedSimplex.of([f"d{i}" for i in range(25)], floors=1 / 25)
+    assert np.allclose(minimize_objective(random_problem(1, 25, 2), uniform).r_M, 1 / 25)
+
+
+def test_targets_that_weigh_nothing_are_not_looked_at() -> None:
+    problem = random_problem(5, 4, 3)
+    weight_T = np.array([0.0, 1.0, 0.0])
+    lost_TP = problem.theta_TP.copy()
+    lost_TP[0] = np.nan
+    one = ObjectiveFunction.of(problem.law, lost_TP, weight_T)
+    found = minimize_objective(one, region(4))
+    assert one.is_convex
+    assert found.gap < CERTIFIED_GAP
+    assert found.value == pytest.approx(
+        minimize_objective(
+            ObjectiveFunction(problem.law, problem.theta_TP, weight_T), region(4)
+        ).value
+    )
+
+
+def test_the_gradient_is_that_of_the_weighted_loss() -> None:
+    problem = random_problem(6, 5, 3)
+    r_M = np.array([0.1, 0.2, 0.3, 0.15, 0.25])
+    step = 1e-6 * np.eye(5)
+    numeric = (problem.value(r_M + step) - problem.value(r_M - step)) / 2e-6
+    assert np.allclose(problem.gradient(r_M), numeric, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [0.12346, 0.3333333])
+def test_rounding_leaves_a_share_at_its_bound(cap: float) -> None:
+    """0.12346 to four digits is below this cap: the gap would be 1e-5, no certificate."""
+    allowed = CappedSimplex.of(("a", "b", "c"), floors=0.2 / 3, caps={"a": cap})
+    r_M = np.array([cap, 0.2 / 3, 1 - cap - 0.2 / 3])
+    assert np.allclose(round_shares(r_M, allowed), r_M, rtol=0, atol=1e-12)
+    assert allowed.contains(round_shares(r_M, allowed), 1e-12)
+
+
+def test_an_optimum_at_bounds_of_many_digits_is_certified(fit: FitResult) -> None:
+    names = fit.domains
+    allowed = CappedSimplex.of(names, floors=0.13 / 3, caps={names[0]: 0.212346})
+    best = optimize_mixture(fit, WeightedLoss({names[0]: 1.0}), allowed)
+    assert best.at_cap == (names[0],)
+    assert best.mixture[names[0]] == pytest.approx(0.212346, abs=1e-12)
+    assert best.certificate.startswith("certified")
+
+
+def test_a_non_convex_law_is_not_certified(fit: FitResult) -> None:
+    best = optimize_mixture(
+        fit, WeightedLoss({fit.targets[0]: 1.0}), CappedSimplex.of(fit.domains, floors=0.04)
+    )
+    assert replace(best, is_convex=False).certificate == (
+        "not certified: the law is not convex, a lower mixture may lie elsewhere"
+    )
+    assert replace(best, gap=0.012).certificate == (
+        "not certified: a mixture could be 0.012 lower under this law"
+    )
+
+
+def test_conflicting_bounds_are_refused_before_any_search() -> None:
+    with pytest.raises(MixtureError, match=r"caps must sum to at least 1, but they sum to 0\.4"):
+        region(4, cap=0.1)
+
+
+def test_choosing_the_best_of_noisy_predictions_is_optimistic() -> None:
+    """The winner's curse: what the optimum promises is more than it holds, on average."""
+    promised, held, limits = [], [], []
+    for seed in range(4):
+        noisy = simulate_study(40 + seed, num_mixtures=12, noise=Noise(offset_sd=0.0, own_sd=0.08))
+        fit = fit_law(noisy.runs, noisy.observations, num_draws=15, targets=("unseen0",))
+        objective = WeightedLoss({"unseen0": 1.0})
+        allowed = CappedSimplex.of(noisy.domains, floors=0.04)
+        best = optimize_mixture(
+            fit, objective, allowed, baselines={"uniform": Mixture.uniform(noisy.domains)}
+        )
+        gain = best.gain_over("uniform")
+        r_2M = np.stack([np.full(5, 0.2), best.mixture.array(noisy.domains)])
+        true_2 = noisy.truth(r_2M)[:, noisy.targets.index("unseen0")]
+        promised.append(gain.value)
+        held.append(true_2[0] - true_2[1])
+        limits.append((gain.low + gain.high) / 2)
+    assert np.mean(promised) > np.mean(held)
+    assert np.mean(limits) < np.mean(promised)  # the limits take the optimism off
+
+
+def test_the_range_of_proportions_holds_the_optimum_of_most_draws(fit: FitResult) -> None:
+    best = optimize_mixture(
+        fit, WeightedLoss({fit.targets[-1]: 1.0}), CappedSimplex.of(fit.domains, floors=0.04)
+    )
+    for name, (low, high) in best.proportion_range.items():
+        assert 0.04 - 1e-9 <= low <= high <= 1
+        assert low - 0.1 <= best.mixture[name] <= high + 0.1
+
+
+def test_the_distance_to_the_runs_is_the_share_that_moves() -> None:
+    runs_RM = np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]])
+    assert distance_to_runs(np.array([0.2, 0.3, 0.5]), runs_RM) == pytest.approx(0.1)
+    assert distance_to_runs(runs_RM[1], runs_RM) == 0.0
+
+
+def test_without_token_counts_there_is_no_proportional_baseline() -> None:
+    domains = [Domain(name="a", available_tokens=90), Domain(name="b")]
+    assert list(baseline_mixtures(domains, CappedSimplex.of(["b", "a"]))) == ["uniform"]
+
+
+def test_an_unknown_baseline_names_other_domains(fit: FitResult) -> None:
+    with pytest.raises(MixtureError, match="must give a share for"):
+        optimize_mixture(
+            fit,
+            WeightedLoss({fit.targets[0]: 1.0}),
+            CappedSimplex.of(fit.domains),
+            baselines={"other": Mixture.uniform(["x", "y"])},
+        )

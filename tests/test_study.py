@@ -18,7 +18,8 @@ from mixlaw.exporters import check_export
 from mixlaw.fit import FitResult
 from mixlaw.mixtures import Mixture
 from mixlaw.study import Study
-from mixlaw.study.demo import demo_config, run_demo
+from mixlaw.study.demo import DemoResult, demo_config, run_demo
+from mixlaw.study.plain import to_plain
 from tiny_studies import (
     CLEAN,
     copy_imported,
@@ -89,6 +90,17 @@ def test_the_whole_loop(tmp_path: Path) -> None:
     assert study.status().sentences[0] == ("there is a fit, an optimum, a verification, a report")
     again = study.run()
     assert (again.total, again.done, again.reused) == (12, 12, 12)
+    shown = DemoResult(  # what `mixlaw demo --json` prints
+        study=study.path,
+        trained=again,
+        fit=fit,
+        holdout=study.score(fit),
+        optimum=best,
+        verification=verified,
+        report=study.path / "report.html",
+        seconds={"total": 1.0},
+    )
+    assert json.loads(json.dumps(to_plain(shown)))["study"] == str(study.path)
     again = study.verify()  # reuses its runs, too
     assert [m.predicted for m in again.mixtures] == [m.predicted for m in verified.mixtures]
     assert study.status().runs["verify"] == {"done": 9}

@@ -238,7 +238,9 @@ def _seed_halfwidth(
     quantile = float(t.ppf((1 + level) / 2, fit.replicate_freedom))
     # A run's own part of the noise is in the left-out residuals: the rest is common, if more than
     # is usual.
-    own_K = _known_mean(_combined(fit.left_out_residual_RT, weight_KT) ** 2)
+    squared_RK = _combined(fit.left_out_residual_RT, weight_KT) ** 2
+    known_RK = np.isfinite(squared_RK)
+    own_K = fit.weight_R @ np.where(known_RK, squared_RK, 0.0) / (fit.weight_R @ known_RK)
     rest_K = 1 - own_K / np.maximum(seed_K**2, 1e-300)
     factor_K = fit.seed_factor * np.maximum(rest_K / COMMON_SHARE, 1.0)
     return quantile * seed_K * np.sqrt(factor_K), ()

@@ -317,6 +317,8 @@ def fit(
 ) -> None:
     """Fit the mixing law to every target, and say how well it predicts.
 
+    Exit code 3 when a target's fit did not converge.
+
     Example: mixlaw fit
     """
     from mixlaw.cli.live import LiveProgress
@@ -328,6 +330,8 @@ def fit(
         fitted = opened.fit(step=step, on_progress=live.stage)
         score = opened.score(fitted)
     print_json({"fit": fitted, "holdout": score}) if as_json else show_fit(fitted, score)
+    if not all(status.converged for status in fitted.status):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -362,7 +366,7 @@ def optimize(
 ) -> None:
     """Find the best mixture under the law and the constraints.
 
-    Exit code 3 when no gain over the baselines can be told from the error.
+    Exit code 3 when no gain over the first baseline can be told from the error.
 
     Example: mixlaw optimize --weights code=1,web=2
     """
@@ -376,7 +380,8 @@ def optimize(
             weights=None if weights is None else _shares(weights), on_progress=live.stage
         )
     print_json(best) if as_json else show_optimum(opened, best)
-    if best.gains and best.gains[0].verdict != "gain":
+    is_better = not best.gains or best.gains[0].verdict == "gain"
+    if not is_better or any(gain.verdict == "loss" for gain in best.gains):
         raise typer.Exit(3)
 
 
@@ -392,7 +397,7 @@ def verify(
 ) -> None:
     """Train the optimum and the baselines with fresh seeds, and compare.
 
-    Exit code 3 when the optimum did not win against the first baseline.
+    Exit code 3 when the optimum did not win against the first baseline, or lost to another.
 
     Example: mixlaw verify --seeds 5
     """
@@ -406,7 +411,8 @@ def verify(
             slots=slots, seeds=seeds, retry=retry, on_runs=live.runs, on_progress=live.stage
         )
     print_json(verified) if as_json else show_verification(verified)
-    if verified.comparisons and verified.comparisons[0].winner != "optimum":
+    winners = [comparison.winner for comparison in verified.comparisons]
+    if winners and (winners[0] != "optimum" or {*winners} - {"optimum", "undecided"}):
         raise typer.Exit(3)
 
 

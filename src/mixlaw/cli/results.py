@@ -197,7 +197,7 @@ def show_demo(result: DemoResult) -> None:
     """Prints the answer, and what took how long."""
     show_fit(result.fit, result.holdout)
     print_lines("")
-    show_optimum(result.study, result.optimum)
+    show_optimum(Study.open(result.study), result.optimum)
     print_lines("")
     show_verification(result.verification)
     print_lines("")

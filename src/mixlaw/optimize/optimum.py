@@ -18,6 +18,8 @@ from mixlaw.predict import difference_sd, predict_losses, predict_weighted
 
 CERTIFIED_GAP = 1e-6
 """A gap below this, in the objective's unit, is called certified."""
+AT_BOUND = 1e-6
+"""A share this close to its floor or cap is at it."""
 LEVEL = 0.9
 """Level of all intervals here."""
 DIGITS = 4
@@ -139,12 +141,12 @@ def optimize_mixture(
         at_floor=tuple(
             name
             for name, share, floor in zip(fit.domains, r_M, allowed.floors, strict=True)
-            if share - floor < 1e-6
+            if share - floor < AT_BOUND
         ),
         at_cap=tuple(
             name
             for name, share, cap in zip(fit.domains, r_M, allowed.caps, strict=True)
-            if cap - share < 1e-6 and cap < 1
+            if cap - share < AT_BOUND and cap < 1
         ),
         proportion_range={
             name: (float(low), float(high))
@@ -161,11 +163,14 @@ def optimize_mixture(
 
 
 def round_shares(r_M: Float[np.ndarray, " M"], allowed: CappedSimplex) -> Float[np.ndarray, " M"]:
-    """Returns the shares to four digits, within the bounds; the largest one takes the difference.
+    """Returns the shares to four digits, within the bounds; the one with most room takes the rest.
 
-    A team writes no more digits, and two machines must find the same mixture.
+    A team writes no more digits, and two machines must find the same mixture. What lies at a bound
+    stays there, however many digits the bound has: next to it, each 1e-4 costs in the first order.
     """
     rounded_M = np.clip(np.round(r_M, DIGITS), allowed.floor_M, allowed.cap_M)
+    rounded_M = np.where(r_M - allowed.floor_M < AT_BOUND, allowed.floor_M, rounded_M)
+    rounded_M = np.where(allowed.cap_M - r_M < AT_BOUND, allowed.cap_M, rounded_M)
     room_M = np.minimum(rounded_M - allowed.floor_M, allowed.cap_M - rounded_M)
     for j in np.argsort(-room_M, kind="stable"):
         share = rounded_M[j] + 1.0 - float(np.sum(rounded_M))

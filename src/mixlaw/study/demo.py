@@ -46,7 +46,8 @@ MADE_BY_RUNNING = (
 class DemoResult:
     """What a demo found, and how long it took."""
 
-    study: Study
+    study: Path
+    """Folder of the demo's study."""
     trained: RunCounts
     """The sweep that the law is fitted to, the held-out mixtures among it."""
     fit: FitResult
@@ -126,7 +127,7 @@ def run_demo(
         on_stage("6/6 report")
         report = study.report()
     return DemoResult(
-        study=study,
+        study=study.path,
         trained=trained,
         fit=fit,
         holdout=holdout,
