@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -23,6 +24,11 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+# No test is timed: a busy machine is no reason to fail.
+settings.register_profile("mixlaw", deadline=None)
+settings.load_profile("mixlaw")
 
 
 @pytest.fixture(autouse=True)

@@ -206,3 +206,20 @@ def test_a_constant_loss_has_an_interval_of_no_width() -> None:
 def test_no_mixtures_are_refused(fit: FitResult) -> None:
     with pytest.raises(MixtureError, match="at least one mixture is needed, found none"):
         predict_losses(fit, [])
+
+
+def test_differences_at_the_edge_are_less_sure_than_in_the_middle(fit: FitResult) -> None:
+    distance_R = squared_distance(fit.table.r_RM, fit.table.r_RM)
+    signs_R1 = np.where(np.arange(20) % 2, 0.01, -0.01)[:, None]
+    grown_RT = signs_R1 * (1 + 0.5 * distance_R[:, None]) * np.ones(6)
+    exact_RT = fit.table.y_RT - fit.left_out_residual_RT + grown_RT
+    growing = replace(fit, table=replace(fit.table, y_RT=exact_RT), replicate_freedom=0)
+    names, middle_M = fit.domains, fit.table.r_RM.mean(axis=0)
+    middle = Mixture.from_array(names, middle_M)
+    edge = Mixture.from_array(names, fit.table.r_RM[np.argmax(distance_R)])
+    near = difference_sd(growing, {"d0": 1.0}, between=(middle, middle))
+    far = difference_sd(growing, {"d0": 1.0}, between=(middle, edge))
+    # sd 0.01 in the middle, 0.01 (1 + d^2 / 2) at the edge; a variance of 20 values: 20 / 19
+    factor = 1 + 0.5 * np.max(distance_R)
+    assert near == pytest.approx(0.01 * np.sqrt(2 * 20 / 19), rel=0.05)
+    assert far == pytest.approx(0.01 * np.sqrt((1 + factor**2) * 20 / 19), rel=0.05)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mixlaw.errors import FitError
 from mixlaw.fit.noise import COMMON_SHARE, shared_seed
@@ -97,24 +97,56 @@ def weight_row(fit: FitResult, weights: Mapping[str, float]) -> Float[np.ndarray
     return np.array([[float(weights.get(target, 0.0)) for target in fit.targets]])
 
 
-def difference_sd(fit: FitResult, weights: Mapping[str, float]) -> float:
+def difference_sd(
+    fit: FitResult,
+    weights: Mapping[str, float],
+    *,
+    between: tuple[Mixture, Mixture] | None = None,
+) -> float:
     """Returns the standard deviation of the error of a predicted difference between two mixtures.
 
     What left-out residuals have in common cancels in a difference, what they do not counts twice;
     what seeds do to all mixtures, of which the residuals know nothing where the runs share a seed,
     counts twice as well: the two runs have different ones.
+
+    Args:
+        fit: The fit.
+        weights: Weights by target.
+        between: Which mixtures: errors grow outwards. Two like the fitted ones, by default.
+
+    Raises:
+        FitError: A weighted target is not in the fit.
+        MixtureError: A mixture has other domains than the fit.
     """
     weight_KT = weight_row(fit, weights)
     residual_R = _combined(fit.left_out_residual_RT, weight_KT)[:, 0]
-    known_R = np.isfinite(residual_R)
-    residual_R, weight_R = residual_R[known_R], fit.weight_R[known_R]
-    off_R = residual_R - np.average(residual_R, weights=weight_R)
-    count = fit.num_mixtures
-    variance = float(np.average(off_R**2, weights=weight_R)) * count / (count - 1)
+    variance = _weighted_variance(fit, residual_R)
+    both = 2 * variance
+    if between is not None:
+        pair_2M = stack_mixtures([mixture.reordered(fit.domains) for mixture in between])
+        scale_R, scale_2 = (error_scale(fit, r_RM) for r_RM in (fit.table.r_RM, pair_2M))
+        both = _weighted_variance(fit, residual_R / scale_R) * float(np.sum(scale_2**2))
     seed_sd = float(fit.seed_sd(weight_KT)[0])
-    if shared_seed(fit.table) is None or math.isnan(seed_sd):
-        return math.sqrt(2 * variance)
-    return math.sqrt(2 * (variance + max(COMMON_SHARE * seed_sd**2, seed_sd**2 - variance)))
+    if shared_seed(fit.table) is not None and not math.isnan(seed_sd):
+        both += 2 * max(COMMON_SHARE * seed_sd**2, seed_sd**2 - variance)
+    return math.sqrt(both)
+
+
+def _weighted_variance(fit: FitResult, value_R: Float[np.ndarray, " R"]) -> float:
+    """Returns the variance over mixtures of what is known of runs; every mixture counts once."""
+    known_R = np.isfinite(value_R)
+    value_R, weight_R = value_R[known_R], fit.weight_R[known_R]
+    off_R = value_R - np.average(value_R, weights=weight_R)
+    count = fit.num_mixtures
+    return float(np.average(off_R**2, weights=weight_R)) * count / (count - 1)
+
+
+def error_scale(fit: FitResult, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
+    """Returns how large errors are at mixtures, in units of those in the middle of the runs."""
+    first_G, design_GM = _fitted_mixtures(fit)
+    residual_GT = _by_mixture(fit, fit.left_out_residual_RT, first_G)
+    growth = error_growth(residual_GT, squared_distance(design_GM, design_GM))
+    return 1 + growth * squared_distance(r_RM, design_GM)
 
 
 def _predict(
@@ -151,20 +183,15 @@ def _left_out_halfwidth(
     level: float,
 ) -> tuple[Float[np.ndarray, "R K"], tuple[str, ...]]:
     """Returns the half-width of the interval of one new run, as left-out residuals tell it."""
-    ids = np.array(fit.table.mixture_ids)
-    first_G = np.array([np.flatnonzero(ids == name)[0] for name in dict.fromkeys(ids)])
-    distance_G = squared_distance(fit.table.r_RM[first_G], fit.table.r_RM[first_G])
-    residual_GT = _by_mixture(fit.left_out_residual_RT, ids, first_G)
-    growth = error_growth(residual_GT, distance_G)
-    scale_G1 = 1 + growth * distance_G[:, None]
-    combined_GK = _by_mixture(_combined(fit.left_out_residual_RT, weight_KT), ids, first_G)
-    spread_K = np.sqrt(_known_mean((combined_GK / scale_G1) ** 2))
-    scaled_GT = residual_GT / scale_G1
+    first_G, design_GM = _fitted_mixtures(fit)
+    scale_G1 = error_scale(fit, design_GM)[:, None]
+    combined_RK = _combined(fit.left_out_residual_RT, weight_KT)
+    spread_K = np.sqrt(_known_mean((_by_mixture(fit, combined_RK, first_G) / scale_G1) ** 2))
+    scaled_GT = _by_mixture(fit, fit.left_out_residual_RT, first_G) / scale_G1
     rms_T = np.sqrt(_known_mean(scaled_GT**2))
     typical_GT = scaled_GT / np.where(rms_T > 0, rms_T, np.nan)  # a constant loss tells nothing
     quantile, notes = _residual_quantile(typical_GT, level)
-    distance_R = squared_distance(r_RM, fit.table.r_RM[first_G])
-    return quantile * spread_K * (1 + growth * distance_R[:, None]), notes
+    return quantile * spread_K * error_scale(fit, r_RM)[:, None], notes
 
 
 def _residual_quantile(
@@ -213,10 +240,20 @@ def squared_distance(
     return np.maximum(np.einsum("rm,mn,rn->r", apart_RM, precision_MM, apart_RM), 0.0)
 
 
+def _fitted_mixtures(
+    fit: FitResult,
+) -> tuple[Int[np.ndarray, " G"], Float[np.ndarray, "G M"]]:
+    """Returns the first run of each fitted mixture, and the mixtures."""
+    ids = np.array(fit.table.mixture_ids)
+    first_G = np.array([np.flatnonzero(ids == name)[0] for name in dict.fromkeys(ids)])
+    return first_G, fit.table.r_RM[first_G]
+
+
 def _by_mixture(
-    residual_RK: Float[np.ndarray, "R K"], ids: np.ndarray, first_G: np.ndarray
+    fit: FitResult, residual_RK: Float[np.ndarray, "R K"], first_G: Int[np.ndarray, " G"]
 ) -> Float[np.ndarray, "G K"]:
     """Returns root mean squares over replicates: left out together, they are one residual."""
+    ids = np.array(fit.table.mixture_ids)
     return np.sqrt([_known_mean(residual_RK[ids == ids[i]] ** 2) for i in first_G])
 
 

@@ -209,7 +209,8 @@ def _gain(
         ]
     )
     optimism_B = promised_B - under_fit_B
-    error_sd = difference_sd(fit, objective.shares)
+    best = Mixture.from_array(fit.domains, r_M)
+    error_sd = difference_sd(fit, objective.shares, between=(baseline, best))
     # The same draws for every call: a verdict must not change between two reports of one study.
     rng = np.random.default_rng(0)
     noise_B = rng.standard_t(fit.num_mixtures - 1, (20, len(optimism_B))) * error_sd
