@@ -12,7 +12,6 @@ MixlawError
 │   └── TrainingError    training that went wrong, a diverged loss for one
 ├── FitError             too few or unusable observations
 ├── OptimizeError        an objective or a search that can't be answered
-│   └── InfeasibleError  constraints that conflict
 ├── ExportError          a mixture that a framework can't take
 ├── StudyError           a study folder without what a stage needs
 └── MissingExtraError    an optional dependency that is not installed
@@ -92,10 +91,6 @@ class FitError(MixlawError):
 
 class OptimizeError(MixlawError):
     """An objective or a search that has no answer."""
-
-
-class InfeasibleError(OptimizeError):
-    """Constraints that no mixture meets."""
 
 
 class ExportError(MixlawError):
