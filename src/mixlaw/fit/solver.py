@@ -23,8 +23,8 @@ HUBER = 1.345
 HUBER_VARIANCE = 0.7102
 """Mean of min(|u|, HUBER)^2 for a standard normal u: what makes the scale one of normal noise."""
 STRENGTHS = (1.0, 3.0, 30.0, 300.0)
-"""Strengths of the shrinkage that are tried, in units of the law's prior, the weakest first. The
-last one leaves about the mean of the losses: some targets no mixture moves."""
+"""Strengths of the shrinkage that are tried, in units of the law's prior, the weakest first. Where
+the runs say little, the last one leaves about the mean of the losses: some no mixture moves."""
 CLEARLY_BETTER = 0.9
 """A stronger shrinkage must lower the score of the cross-validation to this share of the best."""
 HOPELESS = 1.5

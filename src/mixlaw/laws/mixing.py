@@ -20,7 +20,7 @@ LOG_LIMIT = 30.0
 """Bound of |t|: exp(30) nats is no loss, and keeps every product finite in float64."""
 CONTRAST_PRIOR = 3.0
 """Standard deviation to which t_j is shrunk around the mean of t. A contrast of 3 is a factor of 20
-in the reducible loss between two domains; weak on well-conditioned designs, decisive on small ones.
+in the reducible loss between two domains: weak. A fit may shrink more strongly (`fit/solver.py`).
 """
 
 
