@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     started = time.perf_counter()
-    with ProcessPoolExecutor(options.workers) as pool:
+    # Polars has threads, which a fork does not survive.
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         score = partial(score_study, draws=options.draws)
         records = list(pool.map(score, range(options.studies), chunksize=4))
     result = {
