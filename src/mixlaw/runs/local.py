@@ -144,7 +144,7 @@ class _Sweep:
         self._owner = owner
         self._signals = signals
         self._show = show
-        self._slots = executor.slots or _count_processors()
+        self._slots = executor.slots or count_processors()
         self._context = process_context(trainer.preload)
         self._running: dict[str, AttemptProcess] = {}
         self._pace = Pace()
@@ -316,7 +316,8 @@ class _Sweep:
         return self._executor.runs_folder / spec.run_id
 
 
-def _count_processors() -> int:
+def count_processors() -> int:
+    """Returns how many processors this process may use."""
     with suppress(AttributeError):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

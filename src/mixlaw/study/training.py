@@ -1,6 +1,5 @@
 """From a study's question to the runs that answer it, and the trainer that trains them."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from mixlaw.design import Design, sample_mixtures
 from mixlaw.errors import StudyError
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.proxy import ProxyTrainer, proxy_recipe
+from mixlaw.runs.local import count_processors
 from mixlaw.runs.plan import (
     Plan,
     PlannedRun,
@@ -144,14 +144,6 @@ def make_trainer(config: Config, corpus_path: Path) -> ProxyTrainer:
     """Returns the trainer of the study's proxies."""
     proxies = config.proxies
     return ProxyTrainer(corpus_path=corpus_path.resolve(), device=proxies.device)
-
-
-def count_processors() -> int:
-    """Returns the processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 def _fitting(question: Question) -> tuple[Mixture, ...]:
