@@ -88,13 +88,11 @@ class FitResult:
 
     def draw_losses(self, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, "B R T"]:
         """Returns the losses of mixtures under each bootstrap draw."""
-        draws = [evaluate_law(self.law, r_RM, theta_TP) for theta_TP in self.theta_draws_BTP]
-        return np.stack(draws) + self.level_shift_T
+        return evaluate_law(self.law, r_RM, self.theta_draws_BTP) + self.level_shift_T
 
     def left_out_losses(self, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, "L R T"]:
         """Returns the losses of mixtures under each leave-one-out fit."""
-        fits = [evaluate_law(self.law, r_RM, theta_TP) for theta_TP in self.theta_loo_RTP]
-        return np.stack(fits) + self.level_shift_T
+        return evaluate_law(self.law, r_RM, self.theta_loo_RTP) + self.level_shift_T
 
     @property
     def left_out_residual_RT(self) -> Float[np.ndarray, "R T"]:
@@ -185,10 +183,10 @@ class FitResult:
 
 
 def evaluate_law(
-    law: MixingLaw, r_RM: Float[np.ndarray, "R M"], theta_TP: Float[np.ndarray, "T P"]
-) -> Float[np.ndarray, "R T"]:
+    law: MixingLaw, r_RM: Float[np.ndarray, "R M"], theta_BTP: Float[np.ndarray, "*B T P"]
+) -> Float[np.ndarray, "*B R T"]:
     """Returns the losses of mixtures for every target."""
-    return np.stack([law.predict(r_RM, theta_P) for theta_P in theta_TP], axis=1)
+    return np.swapaxes(law.predict(r_RM, theta_BTP), -1, -2)
 
 
 def _number(value: float | np.floating[Any]) -> float | None:

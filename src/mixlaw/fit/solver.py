@@ -1,319 +1,251 @@
-"""One target's fit: robust, shrunk, multi-started least squares; the solver is MINPACK's, in SciPy.
+"""Robust, shrunk nonlinear least squares for many problems at once: targets, folds, draws, starts.
 
-Shape letters: R runs, M training domains, P parameters, S starts, Q shrinkage residuals.
+Shape letters: B problems, R runs, M training domains, P parameters, Q shrinkage residuals.
 
-The fit minimizes sum_i w_i rho((y_i - L(r_i)) / s) + sum_q rho(lambda penalty_q), with Huber's rho
-in both: one odd run moves the law little, and one domain that matters much is shrunk little. The
-scale s of the residuals and the strength lambda of the shrinkage are estimated from the same runs,
-by one rule for all data: s by Huber's proposal 2 with the effective number of parameters, lambda by
-generalized cross-validation.
+Each problem minimizes sum_i w_i rho((y_i - L(r_i)) / s) + sum_q rho(lambda penalty_q) within the
+law's bounds, with Huber's rho in both: one odd run moves the law little, and one domain that
+matters much is shrunk little. A fit of a mixing law is tiny, and there are thousands of them, so
+what SciPy's solvers cost per call is what counts; this one takes Levenberg-Marquardt steps for all
+problems in the same NumPy calls. `docs/decisions/0007` has the comparison; tests hold its minima
+against SciPy's.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.optimize import leastsq
+from jaxtyping import Bool, Float, Int
 
 from mixlaw.laws.base import MixingLaw
 
 HUBER = 1.345
 """Residuals beyond this many scales count linearly; 95% efficient under normal noise (Huber)."""
-HUBER_VARIANCE = 0.7102
-"""Mean of min(|u|, HUBER)^2 for a standard normal u: what makes the scale one of normal noise."""
-STRENGTHS = (1.0, 3.0, 30.0, 300.0)
-"""Strengths of the shrinkage that are tried, in units of the law's prior, the weakest first. Where
-the runs say little, the last one leaves about the mean of the losses: some no mixture moves."""
-CLEARLY_BETTER = 0.9
-"""A stronger shrinkage must lower the score of the cross-validation to this share of the best."""
-HOPELESS = 1.5
-"""A strength that scores this many times worse than the best ends the search for stronger ones."""
-FIRST_SCALE = 0.1
-"""Scale of the residuals in the first fit, as a share of the losses' standard deviation."""
-LEAST_SCALE = 1e-3
-"""Floor of the scale, likewise: noiseless data must not turn the shrinkage off altogether."""
-AGREEMENT = 1e-4
-"""Starts agree when their objectives, log densities up to sign, are within this of the best."""
-ROUGH = 1e-7
-"""Tolerance of descents that are compared or go on; only the best is polished."""
-MAX_SCALE_ROUNDS = 10
-"""Rounds of fitting and estimating the scale anew; three or four are usual."""
-ROUND_EVALUATIONS = 30
-"""Evaluations after which a descent looks where it is: far outside the bounds it would crawl on."""
-MAX_ROUNDS = 40
-"""Such rounds; one or two are usual."""
-MAX_RELEASES = 3
-"""How often a descent lets parameters go from their bounds; on flat ground it might not end."""
+MAX_ITERATIONS = 300
+"""Steps after which a descent is given up; ten to thirty are usual."""
+FIRST_DAMPING = 1e-3
+LEAST_DAMPING = 1e-12
+MOST_DAMPING = 1e12
+"""Beyond it no step in float64 lowers the objective."""
+MAX_HITS = 4
+"""Rounds in which a step finds out which bounds it runs into; one or two are usual."""
+CHUNK = 1_500_000
+"""Entries of the Jacobians that are held at once: what stays in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Solution:
-    """The best of several starts."""
+class Problems:
+    """Fits of one law to the same mixtures: losses, weights, scales and strengths may differ."""
 
-    theta_P: Float[np.ndarray, " P"]
-    objective: float
-    converged: bool
-    message: str
-    num_starts: int
-    starts_agreeing: int
+    law: MixingLaw
+    r_RM: Float[np.ndarray, "R M"]
+    y_BR: Float[np.ndarray, "B R"]
+    """Losses; whatever they are where the weight is 0."""
+    weight_BR: Float[np.ndarray, "B R"]
+    """Weight of each run; 0: not there."""
+    scale_B: Float[np.ndarray, " B"]
+    """Scale of the residuals, in the unit of the losses."""
+    strength_B: Float[np.ndarray, " B"]
+    """Strength of the shrinkage, in units of the law's prior."""
+    low_BP: Float[np.ndarray, "B P"]
+    high_BP: Float[np.ndarray, "B P"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Candidate:
-    """A fit at one strength of the shrinkage, with the scale that its own residuals have."""
-
-    strength: float
-    scale: float
-    theta_P: Float[np.ndarray, " P"]
-    score: float
-    """Generalized cross-validation: the residuals' variance, times what fitted parameters hide."""
-
-
-def solve_target(
-    law: MixingLaw,
-    r_RM: Float[np.ndarray, "R M"],
-    y_R: Float[np.ndarray, " R"],
-    *,
-    scale: float,
-    strength: float,
-    starts_SP: Float[np.ndarray, "S P"],
-    weight_R: Float[np.ndarray, " R"] | None = None,
-    tolerance: float = 1e-10,
-) -> Solution:
-    """Returns the robust, shrunk least-squares solution at a given scale and strength."""
-    problem = _Problem(law, r_RM, y_R, scale, strength, weight_R)
-    rough = tolerance if len(starts_SP) == 1 else max(tolerance, ROUGH)
-    ends = [_descend(problem, start_P, rough) for start_P in starts_SP]
-    best = min(ends, key=lambda end: end.objective)
-    if rough > tolerance:
-        best = _descend(problem, best.theta_P, tolerance)
-    agreed = best.objective + AGREEMENT * max(1.0, best.objective)
-    return Solution(
-        theta_P=best.theta_P,
-        objective=best.objective,
-        converged=not best.message,
-        message=best.message,
-        num_starts=len(ends),
-        starts_agreeing=sum(end.objective <= agreed for end in ends),
-    )
-
-
-def try_strengths(
-    law: MixingLaw,
-    r_RM: Float[np.ndarray, "R M"],
-    y_R: Float[np.ndarray, " R"],
-    *,
-    start: Candidate,
-) -> tuple[Candidate, ...]:
-    """Returns a fit for each strength of the shrinkage, weakest first, until one is hopeless."""
-    tried: list[Candidate] = []
-    limit = np.inf
-    for strength in STRENGTHS:
-        start = settle_scale(law, r_RM, y_R, start=replace(start, strength=strength), limit=limit)
-        if start.score > limit:
-            break
-        tried.append(start)
-        limit = min(limit, HOPELESS * start.score)
-    return tuple(tried)
-
-
-def choose_strength(tried: Sequence[Candidate]) -> Candidate:
-    """Returns the candidate with the least score; a stronger shrinkage must be clearly better."""
-    best = tried[0]
-    for candidate in tried[1:]:
-        if candidate.score < CLEARLY_BETTER * best.score:
-            best = candidate
-    return best
-
-
-def first_candidate(
-    law: MixingLaw, r_RM: Float[np.ndarray, "R M"], y_R: Float[np.ndarray, " R"]
-) -> Candidate:
-    """Returns the best fit from the law's own starts, at a rough scale of the residuals."""
-    scale = FIRST_SCALE * spread(y_R)
-    solution = solve_target(
-        law,
-        r_RM,
-        y_R,
-        scale=scale,
-        strength=STRENGTHS[0],
-        starts_SP=law.starts(r_RM, y_R),
-        tolerance=ROUGH,
-    )
-    return Candidate(strength=STRENGTHS[0], scale=scale, theta_P=solution.theta_P, score=np.inf)
-
-
-def spread(y_R: Float[np.ndarray, " R"]) -> float:
-    """Returns the losses' standard deviation, or a tiny positive number where all are equal."""
-    return max(float(np.std(y_R)), 1e-9)
-
-
-def settle_scale(
-    law: MixingLaw,
-    r_RM: Float[np.ndarray, "R M"],
-    y_R: Float[np.ndarray, " R"],
-    *,
-    start: Candidate,
-    limit: float = np.inf,
-) -> Candidate:
-    """Returns the fit whose residuals have the scale that it was fitted with.
-
-    It gives up once the score has risen above `limit`.
-    """
-    theta_P, scale, score = start.theta_P, start.scale, np.inf
-    count, least = len(y_R), LEAST_SCALE * spread(y_R)
-    for _ in range(MAX_SCALE_ROUNDS):
-        problem = _Problem(law, r_RM, y_R, scale, start.strength, None)
-        end = _descend(problem, theta_P, ROUGH)
-        theta_P = end.theta_P
-        used = problem.effective_parameters(theta_P, end.free_P)
-        left = max(count - used, 1e-3 * count)
-        misfit_R = np.minimum(np.abs(y_R - law.predict(r_RM, theta_P)) / scale, HUBER)
-        found = max(scale * np.sqrt(np.sum(misfit_R**2) / (HUBER_VARIANCE * left)), least)
-        settled = abs(np.log(found / scale)) < 0.03
-        scale, score = float(found), float(found**2 * count / left)
-        if settled or score > limit:
-            break
-    return replace(start, scale=scale, theta_P=theta_P, score=score)
-
-
-class _Problem:
-    """Pseudo-residuals f with sum f^2 / 2 = the objective, and their Jacobian.
-
-    MINPACK calls these thousands of times; shapes are checked where it is called.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         law: MixingLaw,
         r_RM: Float[np.ndarray, "R M"],
-        y_R: Float[np.ndarray, " R"],
-        scale: float,
-        strength: float,
-        weight_R: Float[np.ndarray, " R"] | None,
-    ) -> None:
-        self.law, self.r_RM, self.y_R = law, r_RM, y_R
-        self.scale, self.strength = scale, strength
-        self.root_R = None if weight_R is None else np.sqrt(weight_R)
-        self.low_P, self.high_P = law.bounds(r_RM, y_R)
-        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-
-    def values(self, theta_P: np.ndarray) -> np.ndarray:
-        return self._huber_root(theta_P)[0]
-
-    def jacobian(self, theta_P: np.ndarray) -> np.ndarray:
-        count = len(self.y_R)
-        _, slope = self._huber_root(theta_P)
-        jacobian_RP = self.law.jacobian(self.r_RM, theta_P)
-        jacobian_QP = self.law.penalty_jacobian(theta_P)
-        return np.concatenate(
-            [
-                (slope[:count] / self.scale)[:, None] * jacobian_RP,
-                (slope[count:] * self.strength)[:, None] * jacobian_QP,
-            ]
+        y_BR: Float[np.ndarray, "B R"],
+        *,
+        scale_B: Float[np.ndarray, " B"],
+        strength_B: Float[np.ndarray, " B"],
+        weight_BR: Float[np.ndarray, "B R"] | None = None,
+    ) -> "Problems":
+        """Returns the problems with the law's bounds; losses that are NaN have no weight."""
+        known_BR = np.isfinite(y_BR)
+        if weight_BR is not None:
+            known_BR &= weight_BR > 0
+        low_BP, high_BP = law.bounds(r_RM, np.where(known_BR, y_BR, np.nan))
+        weights = 1.0 if weight_BR is None else weight_BR
+        return cls(
+            law=law,
+            r_RM=r_RM,
+            y_BR=np.where(known_BR, y_BR, 0.0),
+            weight_BR=np.where(known_BR, weights, 0.0),
+            scale_B=scale_B,
+            strength_B=strength_B,
+            low_BP=low_BP,
+            high_BP=high_BP,
         )
 
-    def _huber_root(self, theta_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns f with f^2 / 2 = w rho(u) and the sign of u, and its derivative by u."""
-        # MINPACK asks for the Jacobian where it has just asked for the values.
-        if self._last is not None and np.array_equal(self._last[0], theta_P):
-            return self._last[1:]
-        misfit_R = (self.law.predict(self.r_RM, theta_P) - self.y_R) / self.scale
-        u = np.concatenate([misfit_R, self.strength * self.law.penalty(theta_P)])
-        size = np.abs(u)
-        if size.max() <= HUBER:
-            value, slope = u, np.ones_like(u)
-        else:
-            root = np.sqrt(2 * HUBER * np.maximum(size, HUBER) - HUBER**2)
-            excess = size > HUBER
-            value = np.where(excess, np.copysign(root, u), u)
-            slope = np.where(excess, HUBER / root, 1.0)
-        if self.root_R is not None:
-            value[: len(self.root_R)] *= self.root_R
-            slope[: len(self.root_R)] *= self.root_R
-        self._last = theta_P.copy(), value, slope
-        return value, slope
+    def select(self, index_B: Int[np.ndarray, " C"]) -> "Problems":
+        """Returns some of the problems, in the order of the index; one may be there twice."""
+        return Problems(
+            law=self.law,
+            r_RM=self.r_RM,
+            y_BR=self.y_BR[index_B],
+            weight_BR=self.weight_BR[index_B],
+            scale_B=self.scale_B[index_B],
+            strength_B=self.strength_B[index_B],
+            low_BP=self.low_BP[index_B],
+            high_BP=self.high_BP[index_B],
+        )
 
-    def objective(self, theta_P: np.ndarray) -> float:
-        value = self.values(theta_P)
-        return float(value @ value) / 2
+    def objective(self, theta_BP: Float[np.ndarray, "B P"]) -> Float[np.ndarray, " B"]:
+        """Returns the objectives: log densities up to sign and constants."""
+        misfit_BR, shrinkage_BQ = self._residuals(theta_BP)
+        fit_B = np.einsum("br,br->b", self.weight_BR, _huber(misfit_BR))
+        return fit_B + np.sum(_huber(shrinkage_BQ), axis=1)
 
-    def effective_parameters(
-        self, theta_P: Float[np.ndarray, " P"], free_P: Bool[np.ndarray, " P"]
-    ) -> float:
+    def normal_equations(
+        self, theta_BP: Float[np.ndarray, "B P"]
+    ) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, "B P P"], Float[np.ndarray, "B P P"]]:
+        """Returns the gradient, and the Gauss-Newton matrix of the runs and of the shrinkage."""
+        misfit_BR, shrinkage_BQ = self._residuals(theta_BP)
+        jacobian_BRP = self.law.jacobian(self.r_RM, theta_BP)
+        penalty_BQP = self.law.penalty_jacobian(theta_BP)
+        trust_BR, trust_BQ = _huber_weight(misfit_BR), _huber_weight(shrinkage_BQ)
+        weight_BR = self.weight_BR / self.scale_B[:, None]
+        strength_B1 = self.strength_B[:, None]
+        pull_BR, pull_BQ = weight_BR * trust_BR * misfit_BR, strength_B1 * trust_BQ * shrinkage_BQ
+        gradient_BP = (pull_BR[:, None] @ jacobian_BRP + pull_BQ[:, None] @ penalty_BQP)[:, 0]
+        # Beyond HUBER rho has no curvature; a little of it keeps the matrices positive.
+        curve_BR = weight_BR / self.scale_B[:, None] * trust_BR**3
+        curve_BQ = strength_B1**2 * trust_BQ**3
+        runs_BPP = np.swapaxes(jacobian_BRP * curve_BR[..., None], 1, 2) @ jacobian_BRP
+        shrinkage_BPP = np.swapaxes(penalty_BQP * curve_BQ[..., None], 1, 2) @ penalty_BQP
+        return gradient_BP, runs_BPP, shrinkage_BPP
+
+    def effective_parameters(self, theta_BP: Float[np.ndarray, "B P"]) -> Float[np.ndarray, " B"]:
         """Returns how many parameters the runs decide, rather than the shrinkage or a bound."""
-        orthogonal, _ = np.linalg.qr(self.jacobian(theta_P)[:, free_P])
-        return float(np.sum(orthogonal[: len(self.y_R)] ** 2))
+        _, runs_BPP, shrinkage_BPP = self.normal_equations(theta_BP)
+        free_BP = (theta_BP > self.low_BP) & (theta_BP < self.high_BP)
+        both_BPP = _hold(runs_BPP + shrinkage_BPP, free_BP)
+        both_BPP += _floor(both_BPP)
+        runs_BPP = runs_BPP * free_BP[:, None] * free_BP[:, :, None]
+        return np.trace(np.linalg.solve(both_BPP, runs_BPP), axis1=1, axis2=2)
+
+    def _residuals(
+        self, theta_BP: Float[np.ndarray, "B P"]
+    ) -> tuple[Float[np.ndarray, "B R"], Float[np.ndarray, "B Q"]]:
+        misfit_BR = (self.law.predict(self.r_RM, theta_BP) - self.y_BR) / self.scale_B[:, None]
+        return misfit_BR, self.strength_B[:, None] * self.law.penalty(theta_BP)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _End:
-    """Where one descent ended."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Minima:
+    """Where the descents ended."""
 
-    theta_P: Float[np.ndarray, " P"]
-    objective: float
-    free_P: Bool[np.ndarray, " P"]
-    """Parameters that are not held by a bound."""
-    message: str
-    """Why it did not converge; empty where it did."""
+    theta_BP: Float[np.ndarray, "B P"]
+    objective_B: Float[np.ndarray, " B"]
+    converged_B: Bool[np.ndarray, " B"]
 
 
-def _descend(problem: _Problem, start_P: Float[np.ndarray, " P"], tolerance: float) -> _End:
-    """Returns the local minimum within the bounds.
+def minimize_problems(
+    problems: Problems, start_BP: Float[np.ndarray, "B P"], *, tolerance: float = 1e-12
+) -> Minima:
+    """Returns a local minimum of each problem, from one start for each.
 
-    MINPACK knows no bounds: a parameter that leaves them is held at its bound while the others go
-    on, and is let go again when the slope there points inwards.
+    Args:
+        problems: The problems.
+        start_BP: Where to start; moved into the bounds.
+        tolerance: A descent ends when the step that it would take next promises to lower the
+            objective by no more than this share.
     """
-    low_P, high_P = problem.low_P, problem.high_P
-    theta_P = np.clip(start_P, low_P, high_P)
-    free_P = (theta_P > low_P) & (theta_P < high_P)
-    releases = 0
-    for _ in range(MAX_ROUNDS):
-        if free_P.any():
-            theta_P, done = _minimize_free(problem, theta_P, free_P, tolerance)
-            outside_P = (theta_P < low_P) | (theta_P > high_P)
-            if outside_P.any():
-                theta_P = np.clip(theta_P, low_P, high_P)
-                free_P &= ~outside_P
-                continue
-            if not done:
-                continue
-        slope_P = problem.jacobian(theta_P).T @ problem.values(theta_P)
-        inward_P = ~free_P & np.where(theta_P <= low_P, slope_P < 0, slope_P > 0)
-        if not inward_P.any() or releases == MAX_RELEASES:
-            return _End(theta_P, problem.objective(theta_P), free_P, "")
-        free_P |= inward_P
-        releases += 1
-    message = f"no minimum after {MAX_ROUNDS * ROUND_EVALUATIONS} evaluations"
-    return _End(theta_P, problem.objective(theta_P), free_P, message)
+    count, size = start_BP.shape
+    theta_BP = np.empty((count, size))
+    objective_B, converged_B = np.empty(count), np.empty(count, dtype=bool)
+    step = max(1, CHUNK // (len(problems.r_RM) * size))
+    for first in range(0, count, step):
+        part = slice(first, min(first + step, count))
+        index_B = np.arange(part.start, part.stop)
+        end = _descend(problems.select(index_B), start_BP[part], tolerance)
+        theta_BP[part], objective_B[part], converged_B[part] = end
+    return Minima(theta_BP=theta_BP, objective_B=objective_B, converged_B=converged_B)
 
 
-def _minimize_free(
-    problem: _Problem,
-    base_P: Float[np.ndarray, " P"],
-    free_P: Bool[np.ndarray, " P"],
-    tolerance: float,
-) -> tuple[Float[np.ndarray, " P"], bool]:
-    """Returns where one round of MINPACK ends, maybe outside the bounds, and if it converged."""
-    # Steps that go far out are refused anyway; this keeps exp() of them finite.
-    width_P = problem.high_P - problem.low_P
-    least_P, most_P = problem.low_P - width_P, problem.high_P + width_P
+def _descend(
+    problems: Problems, start_BP: Float[np.ndarray, "B P"], tolerance: float
+) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    """Takes damped steps until each problem is done; only those that aren't are evaluated."""
+    theta_BP = np.clip(start_BP, problems.low_BP, problems.high_BP)
+    objective_B = problems.objective(theta_BP)
+    damping_B = np.full(len(theta_BP), FIRST_DAMPING)
+    converged_B = np.zeros(len(theta_BP), dtype=bool)
+    index = np.arange(len(theta_BP))
+    for _ in range(MAX_ITERATIONS):
+        part = problems.select(index)
+        here, value, damping = theta_BP[index], objective_B[index], damping_B[index]
+        step, promised = _damped_step(part, here, damping)
+        there = np.clip(here + step, part.low_BP, part.high_BP)
+        reached = part.objective(there)
+        lower = reached < value
+        theta_BP[index] = np.where(lower[:, None], there, here)
+        objective_B[index] = np.where(lower, reached, value)
+        kept = np.clip(value - reached, -9 * promised, 9 * promised) / np.maximum(promised, 1e-300)
+        easier = damping * np.maximum(0.1, 1 - (2 * kept - 1) ** 3)
+        damping_B[index] = np.where(lower, np.maximum(easier, LEAST_DAMPING), 4 * damping)
+        small = promised <= tolerance * np.maximum(value, 1e-300)
+        # A strongly damped step promises little anywhere.
+        done = (small & (damping <= 1)) | (damping > MOST_DAMPING)
+        converged_B[index[done]] = True
+        index = index[~done]
+        if not len(index):
+            break
+    return theta_BP, objective_B, converged_B
 
-    def whole(free: np.ndarray) -> np.ndarray:
-        theta_P = base_P.copy()
-        theta_P[free_P] = free
-        return np.minimum(np.maximum(theta_P, least_P), most_P)
 
-    free, _, _, _, status = leastsq(
-        lambda free: problem.values(whole(free)),
-        base_P[free_P],
-        Dfun=lambda free: problem.jacobian(whole(free))[:, free_P],
-        full_output=True,
-        ftol=tolerance,
-        xtol=tolerance,
-        gtol=0.0,
-        maxfev=ROUND_EVALUATIONS,
-    )
-    # 5: too many evaluations; 6 to 8: no further decrease is possible in float64
-    return whole(free), status != 5
+def _damped_step(
+    problems: Problems, theta_BP: Float[np.ndarray, "B P"], damping_B: Float[np.ndarray, " B"]
+) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, " B"]]:
+    """Returns the Levenberg-Marquardt step, and by how much it promises to lower the objective.
+
+    A parameter at a bound, which the slope pushes outwards, stays there.
+    """
+    gradient_BP, runs_BPP, shrinkage_BPP = problems.normal_equations(theta_BP)
+    at_low_BP, at_high_BP = theta_BP <= problems.low_BP, theta_BP >= problems.high_BP
+    free_BP = ~((at_low_BP & (gradient_BP > 0)) | (at_high_BP & (gradient_BP < 0)))
+    matrix_BPP = runs_BPP + shrinkage_BPP
+    damped_BPP = matrix_BPP + _floor(matrix_BPP)
+    index = np.arange(theta_BP.shape[1])
+    damped_BPP[:, index, index] += damping_B[:, None] * damped_BPP[:, index, index]
+    step_BP = np.zeros_like(theta_BP)
+    for _ in range(MAX_HITS):
+        # What has hit a bound stops there; the others take it into account.
+        slope_BP = gradient_BP + np.einsum("bpq,bq->bp", damped_BPP, step_BP)
+        right_BP = np.where(free_BP, -slope_BP, 0.0)
+        step_BP = step_BP + np.linalg.solve(_hold(damped_BPP, free_BP), right_BP[..., None])[..., 0]
+        there_BP = theta_BP + step_BP
+        outside_BP = (there_BP < problems.low_BP) | (there_BP > problems.high_BP)
+        step_BP = np.clip(there_BP, problems.low_BP, problems.high_BP) - theta_BP
+        free_BP &= ~outside_BP
+        if not outside_BP.any():
+            break
+    curved_B = np.einsum("bp,bpq,bq->b", step_BP, matrix_BPP, step_BP)
+    promised_B = -np.einsum("bp,bp->b", gradient_BP, step_BP) - curved_B / 2
+    return step_BP, np.maximum(promised_B, 0.0)
+
+
+def _hold(
+    matrix_BPP: Float[np.ndarray, "B P P"], free_BP: Bool[np.ndarray, "B P"]
+) -> Float[np.ndarray, "B P P"]:
+    """Returns the matrices with the rows and columns of held parameters those of the identity."""
+    held_BPP = matrix_BPP * free_BP[:, None] * free_BP[:, :, None]
+    index = np.arange(free_BP.shape[1])
+    held_BPP[:, index, index] += ~free_BP
+    return held_BPP
+
+
+def _floor(matrix_BPP: Float[np.ndarray, "B P P"]) -> Float[np.ndarray, "B P P"]:
+    """Returns what keeps matrices invertible where a parameter moves nothing."""
+    most_B = np.max(np.diagonal(matrix_BPP, axis1=1, axis2=2), axis=1)
+    return (1e-13 * most_B + 1e-300)[:, None, None] * np.eye(matrix_BPP.shape[1])
+
+
+def _huber(u: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B N"]:
+    size = np.abs(u)
+    inside = np.minimum(size, HUBER)
+    return inside * (size - inside / 2)
+
+
+def _huber_weight(u: Float[np.ndarray, "B N"]) -> Float[np.ndarray, "B N"]:
+    """Returns the derivative of rho over its argument."""
+    return HUBER / np.maximum(np.abs(u), HUBER)

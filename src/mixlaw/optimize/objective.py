@@ -73,8 +73,7 @@ class ObjectiveFunction:
 
     def gradient(self, r_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
         """Returns the derivatives of the weighted loss by the proportions."""
-        rows = [self.law.gradient(r_M[None], theta_P)[0] for theta_P in self.theta_TP]
-        return self.weight_T @ np.stack(rows)
+        return self.weight_T @ self.law.gradient(r_M[None], self.theta_TP)[:, 0]
 
     @property
     def is_convex(self) -> bool:
