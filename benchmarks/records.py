@@ -231,6 +231,11 @@ def benchmark_arguments(
     return parser.parse_args()
 
 
+def dataset_folder(folder: Path, name: str) -> Path:
+    """Returns the folder of one source, which is given itself or as one of several in a folder."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
 def unseen(fit: PublishedRuns, predict: PublishedRuns) -> PublishedRuns:
     """Returns what `predict` has and `fit` has not: no loss of a fit is predicted.
 

@@ -184,14 +184,47 @@ def _left_out_halfwidth(
 ) -> tuple[Float[np.ndarray, "R K"], tuple[str, ...]]:
     """Returns the half-width of the interval of one new run, as left-out residuals tell it."""
     first_G, design_GM = _fitted_mixtures(fit)
-    scale_G1 = error_scale(fit, design_GM)[:, None]
     combined_RK = _combined(fit.left_out_residual_RT, weight_KT)
-    spread_K = np.sqrt(_known_mean((_by_mixture(fit, combined_RK, first_G) / scale_G1) ** 2))
-    scaled_GT = _by_mixture(fit, fit.left_out_residual_RT, first_G) / scale_G1
+    return conformal_halfwidth(
+        _by_mixture(fit, fit.left_out_residual_RT, first_G),
+        _by_mixture(fit, combined_RK, first_G),
+        design_GM=design_GM,
+        r_RM=r_RM,
+        level=level,
+    )
+
+
+def conformal_halfwidth(
+    residual_GT: Float[np.ndarray, "G T"],
+    combined_GK: Float[np.ndarray, "G K"],
+    *,
+    design_GM: Float[np.ndarray, "G M"],
+    r_RM: Float[np.ndarray, "R M"],
+    level: float,
+) -> tuple[Float[np.ndarray, "R K"], tuple[str, ...]]:
+    """Returns half-widths of intervals of one new run, from residuals of left-out mixtures.
+
+    Args:
+        residual_GT: Left-out residuals by fitted mixture and target, with or without their sign;
+            NaN where there is none.
+        combined_GK: Those of the quantities whose intervals are wanted.
+        design_GM: Token shares of the fitted mixtures.
+        r_RM: Mixtures to predict.
+        level: Share of new runs that the intervals are meant to hold.
+
+    Returns:
+        Half-widths, and what is to be said of them in sentences.
+    """
+    distance_G = squared_distance(design_GM, design_GM)
+    growth = error_growth(residual_GT, distance_G)
+    scale_G1 = 1 + growth * distance_G[:, None]
+    spread_K = np.sqrt(_known_mean((combined_GK / scale_G1) ** 2))
+    scaled_GT = np.abs(residual_GT) / scale_G1
     rms_T = np.sqrt(_known_mean(scaled_GT**2))
     typical_GT = scaled_GT / np.where(rms_T > 0, rms_T, np.nan)  # a constant loss tells nothing
     quantile, notes = _residual_quantile(typical_GT, level)
-    return quantile * spread_K * error_scale(fit, r_RM)[:, None], notes
+    scale_R = 1 + growth * squared_distance(r_RM, design_GM)
+    return quantile * spread_K * scale_R[:, None], notes
 
 
 def _residual_quantile(
