@@ -78,7 +78,7 @@ def score_study(number: int, *, draws: int) -> StudyRecord:
     """Returns the record of the study with this number."""
     form = FORMS[number % len(FORMS)]
     study = simulate_study(number, form=form)
-    fit = fit_law(study.runs, study.observations, num_draws=draws)
+    fit = fit_law("m4", study.runs, study.observations, num_draws=draws)
     each = predict_losses(fit, study.heldout)
     whole = predict_weighted(fit, study.heldout, OBJECTIVE.shares)
     weight_T = OBJECTIVE.row(fit)

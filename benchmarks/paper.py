@@ -25,6 +25,7 @@ from records import Records, benchmark_arguments, dataset_folder  # isort: skip
 
 import paper_mixing
 import paper_scale
+from mixlaw.importers.published import read_mixinglaws
 
 Task = Callable[[], list[dict[str, Any]]]
 NUM_WORKERS = 2
@@ -40,7 +41,7 @@ def main() -> None:
     for folder in (fit, predict):
         for name in ("2Mix", "3Mix", "5Mix", "RedPajama", "ct"):
             if folder is not None and (folder / name).is_dir():
-                labels |= paper_mixing.Study.read(folder, name).runs.labels
+                labels |= read_mixinglaws(folder / name).labels
     tasks = hold_outs(fit) if predict is None else predictions(fit, predict)
     spawn = get_context("spawn")  # Polars does not survive a fork
     with ProcessPoolExecutor(NUM_WORKERS, mp_context=spawn) as pool:

@@ -73,9 +73,9 @@ class Study:
     weights: dict[str, float] | None
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Study":
-        """Returns a set of a folder of the published runs."""
-        weights = read_valid_weights(folder / "valid_weight.json")
+    def read(cls, folder: Path, name: str, *, weights_from: Path | None = None) -> "Study":
+        """Returns a set of a folder of the published runs; the weights may lie in another one."""
+        weights = read_valid_weights((weights_from or folder) / "valid_weight.json")
         found = read_mixinglaws(folder / name)
         targets = set(found.observations["target"].unique())
         return cls(found, weights if set(weights) <= targets else None)
@@ -264,7 +264,8 @@ def _left_out_predictions(
 
 def predict_mixtures(fit_folder: Path, predict_folder: Path, name: str) -> list[Record]:
     """Returns predictions of unseen mixtures at sizes and steps at which others were fitted."""
-    study, asked = Study.read(fit_folder, name), Study.read(predict_folder, name)
+    study = Study.read(fit_folder, name)
+    asked = Study.read(predict_folder, name, weights_from=fit_folder)
     new = unseen(study.runs, asked.runs)
     if not new.runs.height:
         return []
@@ -365,7 +366,8 @@ def critical_proportion(fit_folder: Path, predict_folder: Path | None) -> list[R
                 | {"value": value, "unit": "share of old data"}
             )  # fmt: skip
     if predict_folder is not None and (predict_folder / "ct").is_dir():
-        new = unseen(study.runs, Study.read(predict_folder, "ct").runs)
+        asked = Study.read(predict_folder, "ct", weights_from=fit_folder)
+        new = unseen(study.runs, asked.runs)
         rows += _predict_continued(study, new)
     return rows
 

@@ -90,7 +90,8 @@ def run_holdout(folder: Path, set_name: str, name: str) -> list[Record]:
 
 def predict_beyond(fit_folder: Path, predict_folder: Path, set_name: str) -> list[Record]:
     """Returns predictions of unseen losses at sizes and steps where few mixtures were fitted."""
-    study, other = Study.read(fit_folder, set_name), Study.read(predict_folder, set_name)
+    study = Study.read(fit_folder, set_name)
+    other = Study.read(predict_folder, set_name, weights_from=fit_folder)
     new = unseen(study.runs, other.runs)
     rows = _with_size(new.observations, new.runs).filter(pl.col("step") > 0)
     counts = (
@@ -140,6 +141,7 @@ def _predict(
     runs = fitted.runs.runs
     domains = proportion_domains(runs)
     fits = _fit_scaling(fitted, calibration) if law == "selected" else None
+    like = None
     # The embeddings of a new size are left to follow those of the fitted ones: a little better on
     # both sets' 410M than the published number (docs/log.md).
     for params, step, group in _points(asked):
@@ -151,9 +153,11 @@ def _predict(
             found = predict_scaled(
                 parts, shares, ids, params=params, step=step,
                 learners=learners_of(CANDIDATES), weights=fitted.weights, whole=whole,
+                like=like,
             )  # fmt: skip
             law_name = "scaling"
             if found.choice is not None:
+                like = found
                 law_name = f"scaling, then {found.choice.selected_name}"
             value_XT, draws_BXT = found.value_XT, found.draws_BXT
         else:
