@@ -3,8 +3,10 @@
 
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 PYTHON ?= python3
+DATA ?= ../shared/data
 BIN := $(ROOT)/.venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
 
 # With one thread per process, two processes on two cores don't fight over them.
 export OMP_NUM_THREADS = 1
@@ -13,7 +15,8 @@ export MKL_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check lint types imports format docs docs-check clean \
-	bench-demo bench-throughput bench-kills bench-coverage
+	bench-demo bench-throughput bench-kills bench-coverage \
+	bench-paper bench-regmix bench-slimpajama bench-overtraining bench-speed
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*?## ' $(ROOT)/Makefile | awk -F ':.*?## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -33,7 +36,7 @@ $(ROOT)/.venv/.train: $(ROOT)/pyproject.toml $(ROOT)/constraints.txt | $(ROOT)/.
 
 $(ROOT)/.venv/.dev: $(ROOT)/.venv/.train
 	@echo "== installing the development tools"
-	@cd $(ROOT) && $(PIP) --editable '.[train]' --group dev && touch $@
+	@cd $(ROOT) && $(PIP) --editable '.[train,baselines]' --group dev && touch $@
 
 ifneq ($(words $(ROOT)),1)
 $(error mixlaw's folder must have a path without spaces for make, found "$(ROOT)")
@@ -74,6 +77,21 @@ bench-kills: $(ROOT)/.venv/.dev ## Kills workers and coordinators 50 times and c
 
 bench-coverage: $(ROOT)/.venv/.train ## Counts how often intervals hold the truth, on simulated studies.
 	@cd $(ROOT) && $(BIN)/python benchmarks/coverage.py $(ARGS)
+
+bench-paper: $(ROOT)/.venv/.dev ## Judges laws on the runs of Ye et al. (DATA=folder of published runs).
+	@cd $(ROOT) && $(BIN)/python benchmarks/paper.py --fit $(DATA) $(ARGS)
+
+bench-regmix: $(ROOT)/.venv/.dev ## Judges laws on RegMix's runs, beside LightGBM.
+	@cd $(ROOT) && $(BIN)/python benchmarks/regmix.py --fit $(DATA) $(ARGS)
+
+bench-slimpajama: $(ROOT)/.venv/.dev ## Judges joint laws on the SlimPajama runs.
+	@cd $(ROOT) && $(BIN)/python benchmarks/slimpajama.py --fit $(DATA) $(ARGS)
+
+bench-overtraining: $(ROOT)/.venv/.dev ## Judges the loss and error laws on the runs of Gadre et al.
+	@cd $(ROOT) && $(BIN)/python benchmarks/overtraining.py --fit $(DATA) $(ARGS)
+
+bench-speed: $(ROOT)/.venv/.dev ## Times fits against the official recipe.
+	@cd $(ROOT) && $(BIN)/python benchmarks/speed.py --fit $(DATA) $(ARGS)
 
 clean: ## Removes the virtual environment and the demo's study (the fetched text stays cached).
 	@cd $(ROOT) && rm -rf .venv demo bench

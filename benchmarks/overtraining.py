@@ -349,7 +349,7 @@ def hold_out(
 
 def main() -> None:
     """Scores every law on the models to predict, or on hold-outs of the fitted ones."""
-    options = benchmark_arguments(__doc__)
+    options = benchmark_arguments(__doc__, source="overtraining")
     records = Records("overtraining")
     fitted, held = read_both(options.fit, options.predict)
     print_paper_fits(fitted)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # Pins threads: before NumPy.
-from records import Records, benchmark_arguments, dataset_folder  # isort: skip
+from records import Records, benchmark_arguments  # isort: skip
 
 import paper_mixing
 import paper_scale
@@ -33,10 +33,9 @@ NUM_WORKERS = 2
 
 def main() -> None:
     """Runs all parts, two at a time, and prints their records."""
-    options = benchmark_arguments(__doc__)
+    options = benchmark_arguments(__doc__, source="mixinglaws")
     records = Records("paper")
-    fit = dataset_folder(options.fit, "mixinglaws")
-    predict = None if options.predict is None else dataset_folder(options.predict, "mixinglaws")
+    fit, predict = options.fit, options.predict
     labels = {}
     for folder in (fit, predict):
         for name in ("2Mix", "3Mix", "5Mix", "RedPajama", "ct"):

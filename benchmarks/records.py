@@ -211,12 +211,16 @@ class Records:
 
 
 def benchmark_arguments(
-    doc: str | None, *, parser: argparse.ArgumentParser | None = None
+    doc: str | None,
+    *,
+    source: str | None = None,
+    parser: argparse.ArgumentParser | None = None,
 ) -> argparse.Namespace:
     """Returns `fit`, `predict` and `json` of the command line.
 
     Args:
         doc: The script's docstring, whose first line describes it.
+        source: Folder of the source; DIR is it, or holds it. None: DIR is taken as it is.
         parser: A parser with further arguments.
     """
     if parser is None:
@@ -228,7 +232,11 @@ def benchmark_arguments(
         "--predict", type=Path, metavar="DIR", help="runs in the same layout that are predicted"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if source is not None:
+        options.fit = dataset_folder(options.fit, source)
+        options.predict = options.predict and dataset_folder(options.predict, source)
+    return options
 
 
 def dataset_folder(folder: Path, name: str) -> Path:

@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=100, help="at most so many subsets of a size")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
-    options = benchmark_arguments(__doc__, parser=parser)
+    options = benchmark_arguments(__doc__, source="regmix", parser=parser)
     records = Records("regmix")
     if not has_baselines():
         print("no LightGBM, no Gaussian process: pip install 'mixlaw[baselines]'", file=sys.stderr)

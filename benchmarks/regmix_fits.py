@@ -179,12 +179,15 @@ def choose(
     index_R = np.arange(len(r_RM))
     fold_R = deal_folds(rng, index_R, NUM_FOLDS)
     keep_KR = fold_R != np.arange(-1, NUM_FOLDS)[:, None]  # fold -1 leaves nothing out
+    start_K = np.minimum(np.arange(len(keep_KR)), 1) - 1
     asked_XM = np.concatenate([r_RM, r_XM])
     learners = candidates()
     left_out: list[np.ndarray] = []
     value_LXT: dict[str, np.ndarray] = {}
     for learner in learners:
-        value_KXT = learner.predict_folds(r_RM, y_RT, keep_KR=keep_KR, r_XM=asked_XM)
+        value_KXT = learner.predict_folds(
+            r_RM, y_RT, keep_KR=keep_KR, r_XM=asked_XM, start_K=start_K
+        )
         left_out.append(value_KXT[fold_R + 1, index_R])
         value_LXT[learner.name] = value_KXT[0, len(r_RM) :]
     choice = choose_from(

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--fit-below", type=float, metavar="PARAMS", help="fit runs with fewer total parameters"
     )
-    options = benchmark_arguments(__doc__, parser=parser)
+    options = benchmark_arguments(__doc__, source="slimpajama", parser=parser)
     records = Records("slimpajama")
     published = read_slimpajama(options.fit)
     fitted = late_rows(published)

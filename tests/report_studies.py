@@ -155,7 +155,7 @@ def fit_study(
         floor=floor,
         runs=runs,
         observations=observations,
-        fit=fit_law(runs, observations, num_draws=num_draws),
+        fit=fit_law("m4", runs, observations, num_draws=num_draws),
     )
 
 

@@ -100,7 +100,9 @@ def test_every_command_answers_on_a_trained_study(tmp_path: Path, capsys: Captur
     assert answer.out.splitlines()[0] == f"study tiny in {study.path}"
     answer = call_here(capsys, "fit", *at)
     assert answer.code == 0
-    assert "law m4" in answer.out
+    assert answer.out.startswith("law ")
+    assert answer.out.count("\nchosen: law ") == 1
+    assert "(of the weighted loss, nats_per_token)" in answer.out
     assert "2 mixtures that were not fitted, 90% intervals" in answer.out
     mixture = "web=0.2,code=0.3,books=0.5"
     answer = call_here(
@@ -124,6 +126,8 @@ def test_every_command_answers_on_a_trained_study(tmp_path: Path, capsys: Captur
         ("run",),
         ("status",),
         ("fit",),
+        ("fit", "--law", "m4"),
+        ("validate", "--laws", "linear,m4", "--repeats", "1"),
         ("predict", "-m", "web=0.2,code=0.3,books=0.5"),
         ("optimize",),
         ("optimize", "--weights", "recipes=1"),
@@ -142,6 +146,53 @@ def test_json_is_one_value_and_nothing_else_is_printed(
     assert answer.err == ""
     assert "NaN" not in answer.out
     assert "Infinity" not in answer.out
+
+
+def test_fit_takes_a_law_by_name_for_a_look_only(tmp_path: Path, capsys: Capture) -> None:
+    study = copy_imported(tmp_path / "s")
+    kept = (study.path / "fits" / "fit.json").read_bytes()
+    answer = call_here(capsys, "fit", "--law", "linear", "--study", str(study.path))
+    assert answer.code == 0
+    assert answer.out.startswith("law linear: L(r) = sum_j w_j r_j\n")
+    assert "chosen:" not in answer.out
+    assert (study.path / "fits" / "fit.json").read_bytes() == kept
+    answer = call_here(capsys, "fit", "--law", "m5", "--study", str(study.path))
+    assert answer.code == 1
+    assert "there is no law 'm5'" in answer.err
+    assert "let it be chosen, with 'select'" in answer.err
+
+
+def test_the_law_of_a_study_is_that_of_its_configuration(tmp_path: Path, capsys: Capture) -> None:
+    study = copy_imported(tmp_path / "s")
+    config = study.path / "mixlaw.toml"
+    text = config.read_text()
+    assert 'law = "select"' in text
+    config.write_text(text.replace('law = "select"', 'law = "log-linear"'))
+    answer = call_here(capsys, "fit", "--study", str(study.path))
+    assert answer.out.startswith("law log-linear: ")
+    assert json.loads((study.path / "fits" / "fit.json").read_text())["law"] == "log-linear"
+    config.write_text(text.replace('law = "select"', 'law = "loglinear"'))
+    answer = call_here(capsys, "fit", "--study", str(study.path))
+    assert answer.code == 1
+    assert "there is no law 'loglinear', in [fit] in mixlaw.toml" in answer.err
+
+
+def test_validate_prints_a_table_for_each_way_of_leaving_out(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    study = copy_imported(tmp_path / "s")
+    at = ("--study", str(study.path))
+    answer = call_here(
+        capsys, "validate", *at, "--laws", "linear, m4", "--folds", "7", "--repeats", "2"
+    )
+    assert answer.code == 0
+    assert "14 mixtures left out in 7 folds, 2 times\n" in answer.out
+    assert "each of 14 mixtures left out; selected: the law chosen anew without it\n" in answer.out
+    assert answer.out.count("\nlinear ") == answer.out.count("\nm4 ") == 2
+    assert "leaving the largest out needs three" in answer.out
+    answer = call_here(capsys, "validate", *at, "--laws", "m4,m5")
+    assert answer.code == 1
+    assert "there is no law 'm5'" in answer.err
 
 
 def test_an_import_says_what_was_matched(tmp_path: Path, capsys: Capture) -> None:

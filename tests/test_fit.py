@@ -35,7 +35,7 @@ def study() -> SimulatedStudy:
 
 @pytest.fixture(scope="module")
 def fit(study: SimulatedStudy) -> FitResult:
-    return fit_law(study.runs, study.observations, num_draws=20)
+    return fit_law("m4", study.runs, study.observations, num_draws=20)
 
 
 def make_table(
@@ -125,11 +125,12 @@ def test_solution_equals_that_of_scipys_bounded_solver(seed: int) -> None:
 
 def test_one_seed_gives_the_same_bits(study: SimulatedStudy, fit: FitResult) -> None:
     again, once_more = (
-        fit_law(study.runs, study.observations, num_draws=20, targets=("d0",)) for _ in range(2)
+        fit_law("m4", study.runs, study.observations, num_draws=20, targets=("d0",))
+        for _ in range(2)
     )
     for name in ("theta_TP", "theta_loo_RTP", "theta_draws_BTP"):
         assert np.array_equal(getattr(again, name), getattr(once_more, name)), name
-    other = fit_law(study.runs, study.observations, num_draws=20, targets=("d0",), seed=1)
+    other = fit_law("m4", study.runs, study.observations, num_draws=20, targets=("d0",), seed=1)
     assert np.array_equal(other.theta_TP, again.theta_TP)
     assert not np.allclose(other.theta_draws_BTP, again.theta_draws_BTP)
 
@@ -143,7 +144,7 @@ def test_the_order_of_runs_domains_and_targets_changes_nothing(
         *others, *(f"r:{name}" for name in domains)
     )
     rows = study.observations.sample(fraction=1.0, shuffle=True, seed=4)
-    moved = fit_law(runs, rows, num_draws=20, targets=targets)
+    moved = fit_law("m4", runs, rows, num_draws=20, targets=targets)
     r_RM = sample_proportions(np.random.default_rng(0), 30, 5, 0.04)
     column = [fit.targets.index(target) for target in targets]
     assert np.allclose(moved.losses(r_RM[:, ::-1]), fit.losses(r_RM)[:, column], rtol=0, atol=1e-6)
@@ -276,7 +277,7 @@ def test_two_and_thirty_domains_are_fitted(num_domains: int) -> None:
 def test_runs_without_a_loss_are_left_out_of_that_target_only(study: SimulatedStudy) -> None:
     cell = (pl.col("run_id") == "run003") & (pl.col("target") == "d1")
     rows = study.observations.filter(~cell)
-    fit = fit_law(study.runs, rows, num_draws=1, targets=("d0", "d1"))
+    fit = fit_law("m4", study.runs, rows, num_draws=1, targets=("d0", "d1"))
     assert fit.status[1].sentence == "1 of 20 runs have no loss"
     assert fit.status[0].sentence == "converged"
     assert np.isnan(fit.left_out_residual_RT[3, 1])
@@ -338,7 +339,7 @@ def test_the_report_says_how_well_each_target_is_predicted(fit: FitResult) -> No
 
 def test_an_unknown_noise_of_seeds_is_unknown_and_not_zero() -> None:
     study = simulate_study(7, num_repeated=0)
-    fit = fit_law(study.runs, study.observations, num_draws=1, targets=("d0",))
+    fit = fit_law("m4", study.runs, study.observations, num_draws=1, targets=("d0",))
     assert np.isnan(fit.seed_sd(np.eye(1))).all()
     assert "unknown" in fit.report()
     assert fit.to_json()["targets"]["d0"]["seed_sd"] is None
@@ -421,7 +422,7 @@ def test_seed_sd_is_that_of_the_simulated_noise() -> None:
     study = simulate_study(
         3, num_repeated=10, fresh_seeds=8, noise=Noise(offset_sd=0.03, own_sd=0.04)
     )
-    fit = fit_law(study.runs, study.observations, num_draws=1, targets=("d0",))
+    fit = fit_law("m4", study.runs, study.observations, num_draws=1, targets=("d0",))
     assert fit.replicate_freedom == 80
     assert fit.seed_sd(np.eye(1))[0] == pytest.approx(0.05, rel=0.2)
 
@@ -435,7 +436,7 @@ def test_the_last_step_that_all_runs_reached_is_fitted(
     early = study.observations.with_columns(step=pl.lit(100, pl.Int64), value=pl.col("value") + 1)
     late = study.observations.with_columns(step=pl.lit(900, pl.Int64))
     rows = pl.concat([early, study.observations, late.filter(pl.col("run_id") < "run010")])
-    alone = fit_law(study.runs, rows, num_draws=1, targets=("d0",))
+    alone = fit_law("m4", study.runs, rows, num_draws=1, targets=("d0",))
     assert alone.table.step == 500
     assert np.allclose(alone.losses(CENTER_1M)[:, 0], fit.losses(CENTER_1M)[:, 0], rtol=1e-9)
 
@@ -443,7 +444,7 @@ def test_the_last_step_that_all_runs_reached_is_fitted(
 def test_a_step_that_is_named_is_fitted(study: SimulatedStudy, fit: FitResult) -> None:
     early = study.observations.with_columns(step=pl.lit(100, pl.Int64), value=pl.col("value") + 1)
     rows = pl.concat([early, study.observations])
-    shifted = fit_law(study.runs, rows, num_draws=1, step=100, targets=("d1",))
+    shifted = fit_law("m4", study.runs, rows, num_draws=1, step=100, targets=("d1",))
     assert np.allclose(shifted.losses(CENTER_1M)[0, 0], fit.losses(CENTER_1M)[0, 1] + 1, atol=0.02)
 
 
@@ -451,13 +452,14 @@ def test_held_out_runs_are_not_fitted(study: SimulatedStudy, fit: FitResult) -> 
     rows = study.observations.with_columns(
         value=pl.when(pl.col("run_id") >= "run026").then(99.0).otherwise("value")
     )
-    alone = fit_law(study.runs, rows, num_draws=1, targets=("d0",))
+    alone = fit_law("m4", study.runs, rows, num_draws=1, targets=("d0",))
     assert np.allclose(alone.losses(CENTER_1M)[:, 0], fit.losses(CENTER_1M)[:, 0], rtol=1e-9)
 
 
 def test_progress_ends_at_one(study: SimulatedStudy) -> None:
     seen: list[float] = []
     fit_law(
+        "m4",
         study.runs,
         study.observations,
         num_draws=1,
@@ -494,11 +496,11 @@ def test_the_advice_to_mark_a_run_as_failed_works(study: SimulatedStudy) -> None
         value=pl.when(pl.col("run_id") == "run004").then(np.inf).otherwise("value")
     )
     with pytest.raises(FitError, match="run 'run004' has inf"):
-        fit_law(study.runs, rows, num_draws=1)
+        fit_law("m4", study.runs, rows, num_draws=1)
     runs = study.runs.with_columns(
         status=pl.when(pl.col("run_id") == "run004").then(pl.lit("failed")).otherwise(None)
     )
-    assert fit_law(runs, rows, num_draws=1, targets=("d0",)).num_mixtures == 19
+    assert fit_law("m4", runs, rows, num_draws=1, targets=("d0",)).num_mixtures == 19
 
 
 def test_no_draws_are_refused() -> None:
@@ -510,7 +512,7 @@ def test_no_draws_are_refused() -> None:
 
 def test_tables_without_a_finished_design_run_are_refused(study: SimulatedStudy) -> None:
     with pytest.raises(TableError) as error:
-        fit_law(study.runs.filter(pl.col("role") == "noise"), study.observations)
+        fit_law("m4", study.runs.filter(pl.col("role") == "noise"), study.observations)
     assert str(error.value) == (
         "no finished run has an observation\n"
         "  do: train some with `mixlaw run`, or import them with `mixlaw import`"

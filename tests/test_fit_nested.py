@@ -139,7 +139,7 @@ def test_too_little_is_an_error_that_says_so() -> None:
 def test_tables_are_what_a_mixing_law_is_fitted_to() -> None:
     runs, observations = planted(tied=False, num_mixtures=12)
     found = extrapolate_nested(runs, observations, params=8e8, step=100_000)
-    fit = fit_law(*found.tables(), num_draws=2)
+    fit = fit_law("m4", *found.tables(), num_draws=2)
     assert fit.table.targets == TARGETS
     assert fit.table.step == 100_000
     np.testing.assert_array_equal(fit.table.y_RT, found.value_GT)

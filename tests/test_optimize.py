@@ -29,7 +29,9 @@ def study() -> SimulatedStudy:
 
 @pytest.fixture(scope="module")
 def fit(study: SimulatedStudy) -> FitResult:
-    return fit_law(study.runs, study.observations, num_draws=20, targets=("d0", "d1", "unseen0"))
+    return fit_law(
+        "m4", study.runs, study.observations, num_draws=20, targets=("d0", "d1", "unseen0")
+    )
 
 
 def random_problem(seed: int, domains: int, targets: int) -> ObjectiveFunction:
@@ -292,7 +294,7 @@ def test_choosing_the_best_of_noisy_predictions_is_optimistic() -> None:
     promised, held, limits = [], [], []
     for seed in range(4):
         noisy = simulate_study(40 + seed, num_mixtures=12, noise=Noise(offset_sd=0.0, own_sd=0.08))
-        fit = fit_law(noisy.runs, noisy.observations, num_draws=15, targets=("unseen0",))
+        fit = fit_law("m4", noisy.runs, noisy.observations, num_draws=15, targets=("unseen0",))
         objective = WeightedLoss({"unseen0": 1.0})
         allowed = CappedSimplex.of(noisy.domains, floors=0.04)
         best = optimize_mixture(

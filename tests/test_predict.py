@@ -27,7 +27,7 @@ from simulated import (
 
 
 def fitted(study: SimulatedStudy) -> FitResult:
-    return fit_law(study.runs, study.observations, num_draws=10)
+    return fit_law("m4", study.runs, study.observations, num_draws=10)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_intervals_hold_about_as_many_held_out_losses_as_they_should() -> None:
     for seed in range(8):
         study = simulate_study(seed=100 + seed, form=("exponential", "power")[seed % 2])
         targets = (study.targets[seed % 5], "unseen0")
-        alone = fit_law(study.runs, study.observations, num_draws=1, targets=targets)
+        alone = fit_law("m4", study.runs, study.observations, num_draws=1, targets=targets)
         prediction = predict_losses(alone, study.heldout)
         observed_RT = study.heldout_RT[:, [study.targets.index(target) for target in targets]]
         inside.append(
@@ -113,14 +113,14 @@ def test_the_order_of_a_mixtures_domains_does_not_matter(
 
 def test_without_noise_runs_the_interval_says_what_it_lacks(study: SimulatedStudy) -> None:
     design = study.runs.filter(pl.col("role") == "design")
-    alone = fit_law(design, study.observations, num_draws=1, targets=("d0",))
+    alone = fit_law("m4", design, study.observations, num_draws=1, targets=("d0",))
     assert predict_losses(alone, study.heldout[:1]).notes[0] == (
         "the noise between seeds is not in the intervals: no mixture was run with several"
     )
 
 
 def test_few_mixtures_fall_back_to_student(study: SimulatedStudy) -> None:
-    few = fit_law(study.runs.head(8), study.observations, num_draws=1, targets=("d0",))
+    few = fit_law("m4", study.runs.head(8), study.observations, num_draws=1, targets=("d0",))
     notes = predict_losses(few, study.heldout[:1]).notes
     assert notes[0] == "8 mixtures are too few for a quantile at 90%: Student's t instead"
 
@@ -152,7 +152,7 @@ def test_the_truth_of_simulated_studies_is_a_law(study: SimulatedStudy) -> None:
 
 def test_runs_of_unknown_seeds_leave_a_note(study: SimulatedStudy) -> None:
     runs = study.runs.filter(pl.col("role") == "design").with_columns(seed=pl.lit(None, pl.Int64))
-    alone = fit_law(runs, study.observations, num_draws=1, targets=("d0",))
+    alone = fit_law("m4", runs, study.observations, num_draws=1, targets=("d0",))
     assert predict_losses(alone, study.heldout[:1]).notes[0] == (
         "the runs' seeds are not known: if they share one, its noise is not in the intervals"
     )
@@ -196,7 +196,7 @@ def test_a_constant_loss_has_an_interval_of_no_width() -> None:
     y_RT = np.column_stack([np.full(12, 2.5), r_RM[:, 0]])
     tables = make_tables(("d0", "d1", "d2"), ("flat", "d0"), r_RM, y_RT)
     prediction = predict_losses(
-        fit_law(*tables, num_draws=1), [Mixture.uniform(("d0", "d1", "d2"))]
+        fit_law("m4", *tables, num_draws=1), [Mixture.uniform(("d0", "d1", "d2"))]
     )
     assert np.allclose(prediction.value_RK[0, 0], 2.5, atol=1e-9)
     assert _halfwidth(prediction)[0, 0] < 1e-9

@@ -12,8 +12,14 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from mixlaw.fit import fit_law
+from mixlaw.laws.library import MIXING_LAWS
+from mixlaw.laws.stack import StackedLaw
 from mixlaw.report import ReportData, render_report, write_report
+from mixlaw.report.laws import fitted_laws
+from mixlaw.report.numbers import format_error
 from mixlaw.report.palette import THEME
+from mixlaw.selection import select_law
 from report_studies import DOMAINS, extrapolated, repeat_targets, simulate_report
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mixlaw" / "report"
@@ -461,3 +467,44 @@ def test_text_and_marks_can_be_told_from_the_background(mode: int) -> None:
     assert contrast(colours["--muted"], surface) >= 4.5
     assert contrast(colours["--alert"], colours["--alert-tint"]) >= 4.5
     assert min(contrast(colours[f"--mixture-{i}"], surface) for i in range(5)) >= 4.5
+
+
+# ---------------------------------------------------------------------- the law
+
+
+def test_the_report_says_which_law_was_chosen_and_shows_the_others() -> None:
+    data = simulate_report()
+    choice = select_law(data.runs, data.observations, laws=("linear", "m4"))
+    page = page_of(replace(data, choice=choice))
+    assert "Which law 2 laws were fitted without some of the mixtures" in page.text
+    assert "m4 erred least" in page.text
+    mean = format_error(choice.score("mean"), choice.num_mixtures)
+    assert f"predicting the mean errs by {mean}" in page.text
+    assert {"linear", "m4", "mean"} <= set(page.by_tag["th"])
+    assert "Ye et al. 2025" in page.text
+
+
+def test_a_law_that_was_asked_for_is_shown_without_a_table_of_others() -> None:
+    page = page_of(simulate_report())
+    assert "Which law" not in page.text
+    assert "The law m4 was asked for; no other was tried." in page.text
+    assert "Here r_j is the share of domain j and c the loss that no mixture removes" in page.text
+
+
+def test_a_stack_is_spelled_out_with_its_weights_and_sources() -> None:
+    data = simulate_report()
+    stack = StackedLaw((MIXING_LAWS["m4"], MIXING_LAWS["reciprocal-shared"]), (0.3, 0.7))
+    fit = fit_law(stack, data.runs, data.observations, num_draws=10)
+    page = page_of(replace(data, fit=fit))
+    assert "0.70 times reciprocal-shared" in page.text
+    assert page.text.index("0.70 times") < page.text.index("0.30 times m4")
+    assert "Shukor et al. 2025" in page.text
+    assert "Eq. 7: the law." in page.text
+
+
+def test_every_law_of_the_library_has_its_letters_explained() -> None:
+    data = simulate_report()
+    for law in MIXING_LAWS.values():
+        (shown,) = fitted_laws(replace(data, fit=replace(data.fit, law=law)))
+        assert shown.letters != "the other letters are fitted"
+        assert shown.formula == law.formula

@@ -72,7 +72,7 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
         *("demo", "init", "domains add", "domains list", "plan", "run", "status", "import"),
-        *("fit", "predict", "optimize", "verify", "report", "export"),
+        *("validate", "fit", "predict", "optimize", "verify", "report", "export"),
     }
 
 

@@ -94,6 +94,7 @@ def test_the_whole_loop(tmp_path: Path) -> None:
         study=study.path,
         trained=again,
         fit=fit,
+        choice=study.choice(),
         holdout=study.score(fit),
         optimum=best,
         verification=verified,

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from mixlaw.report import Attribution, ReportData, write_report
     from mixlaw.runs import LocalExecutor, RunSpec, RunStore, read_tables
     from mixlaw.runs.plan import plan_runs
-    from mixlaw.selection import HoldoutScore, score_holdout
+    from mixlaw.selection import (
+        HoldoutScore,
+        LawChoice,
+        Validation,
+        score_holdout,
+        select_law,
+        validate,
+    )
     from mixlaw.study import Study
     from mixlaw.study.demo import run_demo
     from mixlaw.verify import Verification, compare_runs
@@ -39,6 +46,7 @@ _HOMES = {
     "ExponentialLaw": "laws.mixing",
     "FitResult": "fit",
     "HoldoutScore": "selection",
+    "LawChoice": "selection",
     "LocalExecutor": "runs",
     "MixlawError": "errors",
     "Mixture": "mixtures",
@@ -50,6 +58,7 @@ _HOMES = {
     "RunStore": "runs",
     "Scale": "domains",
     "Study": "study",
+    "Validation": "selection",
     "Verification": "verify",
     "WeightedLoss": "optimize",
     "add_domain": "corpora",
@@ -67,6 +76,8 @@ _HOMES = {
     "run_demo": "study.demo",
     "sample_mixtures": "design",
     "score_holdout": "selection",
+    "select_law": "selection",
+    "validate": "selection",
     "write_report": "report",
 }
 
@@ -90,6 +101,10 @@ __all__ = [  # noqa: RUF022 - in the order of the data's path
     "read_tables",
     "import_tables",
     "ExponentialLaw",
+    "LawChoice",
+    "select_law",
+    "Validation",
+    "validate",
     "FitResult",
     "fit_law",
     "Prediction",

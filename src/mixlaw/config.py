@@ -101,6 +101,17 @@ class ProxiesSection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FitSection:
+    """The law of the losses."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    law: str = "select"
+    """Which mixing law: select (the one that predicts left-out mixtures best) or its name, such as
+    m4 or reciprocal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ConstraintsSection:
     """What the optimum must respect, beside the token supply."""
 
@@ -138,6 +149,7 @@ class Config:
     reference: ReferenceSection = field(default_factory=ReferenceSection)
     design: DesignSection = field(default_factory=DesignSection)
     proxies: ProxiesSection = field(default_factory=ProxiesSection)
+    fit: FitSection = field(default_factory=FitSection)
     constraints: ConstraintsSection = field(default_factory=ConstraintsSection)
     verify: VerifySection = field(default_factory=VerifySection)
 

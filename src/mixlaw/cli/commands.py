@@ -307,15 +307,58 @@ def import_command(
     print_json(imported) if as_json else show_imported(imported, dry_run=dry_run)
 
 
+@app.command("validate")
+def validate_command(
+    laws: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Laws by name; the usual ones by default.")
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Every law, and the baselines of the `baselines` extra."),
+    ] = False,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Folds of mixtures; 10, or 5 below 30 mixtures.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often mixtures are dealt into folds.")
+    ] = 3,
+    study: StudyOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge every law by what it did not see: mixtures, the largest size, the latest steps.
+
+    Example: mixlaw validate --laws m4,reciprocal
+    """
+    from mixlaw.cli.live import LiveProgress
+    from mixlaw.cli.show import print_json, print_lines
+
+    opened = _open(study)
+    with LiveProgress(quiet=as_json) as live:
+        found = opened.validate(
+            laws=None if laws is None else [name.strip() for name in laws.split(",")],
+            num_folds=folds,
+            repeats=repeats,
+            with_all=every,
+            on_progress=live.stage,
+        )
+    print_json(found) if as_json else print_lines(*str(found).splitlines())
+
+
 @app.command()
 def fit(
+    law: Annotated[
+        str | None,
+        typer.Option(
+            help="A law by name, or `select`: only to look; [fit] in mixlaw.toml sets it for all."
+        ),
+    ] = None,
     step: Annotated[
         int | None, typer.Option(help="Step of the losses; the last that all runs share.")
     ] = None,
     study: StudyOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit the mixing law to every target, and say how well it predicts.
+    """Fit the mixing law that predicts best to every target, and say how well it does.
 
     Exit code 3 when a target's fit did not converge.
 
@@ -327,9 +370,13 @@ def fit(
 
     opened = _open(study)
     with LiveProgress(quiet=as_json) as live:
-        fitted = opened.fit(step=step, on_progress=live.stage)
+        fitted = opened.fit(law=law, step=step, on_progress=live.stage)
+        choice = opened.choice(law=law, step=step)
         score = opened.score(fitted)
-    print_json({"fit": fitted, "holdout": score}) if as_json else show_fit(fitted, score)
+    if as_json:
+        print_json({"fit": fitted, "choice": choice, "holdout": score})
+    else:
+        show_fit(fitted, choice, score)
     if not all(status.converged for status in fitted.status):
         raise typer.Exit(3)
 

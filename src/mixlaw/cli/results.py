@@ -10,7 +10,7 @@ from mixlaw.optimize import Gain, Optimum
 from mixlaw.predict import Prediction
 from mixlaw.runs import RunCounts
 from mixlaw.runs.plan import Plan
-from mixlaw.selection import HoldoutScore
+from mixlaw.selection import HoldoutScore, LawChoice
 from mixlaw.study import Study, StudyStatus
 from mixlaw.study.demo import DemoResult
 from mixlaw.study.imported import Imported
@@ -109,9 +109,14 @@ def show_imported(imported: Imported, *, dry_run: bool) -> None:
     print_lines(*imported.notes, imported.sentence(dry_run=dry_run))
 
 
-def show_fit(fit: FitResult, score: HoldoutScore | None) -> None:
-    """Prints how well each target is predicted."""
+def show_fit(fit: FitResult, choice: LawChoice | None, score: HoldoutScore | None) -> None:
+    """Prints why it is that law, and how well each target is predicted."""
     print_lines(fit.report())
+    if choice is not None:
+        print_lines(
+            f"chosen: {choice.sentence()}",
+            *(note for note in choice.notes if note not in fit.notes),
+        )
     if score is None:
         return
     print_table(
@@ -195,7 +200,7 @@ def show_verification(verified: Verification) -> None:
 
 def show_demo(result: DemoResult) -> None:
     """Prints the answer, and what took how long."""
-    show_fit(result.fit, result.holdout)
+    show_fit(result.fit, result.choice, result.holdout)
     print_lines("")
     show_optimum(Study.open(result.study), result.optimum)
     print_lines("")

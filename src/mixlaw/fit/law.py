@@ -12,10 +12,12 @@ import polars as pl
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from mixlaw.errors import FitError, TableError
+from mixlaw.errors import FitError
+from mixlaw.fit.fitted_runs import check_table, read_fitted
 from mixlaw.fit.noise import level_shift, replicate_residuals
-from mixlaw.fit.result import FitResult, TargetStatus
+from mixlaw.fit.result import CONVERGED, FitResult, TargetStatus
 from mixlaw.fit.solver import MAX_ITERATIONS, Problems, minimize_problems
+from mixlaw.fit.stacked import stack_fits
 from mixlaw.fit.strength import (
     LEAST_SCALE,
     Candidates,
@@ -26,30 +28,29 @@ from mixlaw.fit.strength import (
     try_strengths,
 )
 from mixlaw.laws.base import MixingLaw
-from mixlaw.laws.mixing import ExponentialLaw
-from mixlaw.observations import LossTable, check_observations, check_runs, loss_table
+from mixlaw.laws.library import MIXING_LAWS
+from mixlaw.laws.stack import StackedLaw
+from mixlaw.observations import LossTable
 
 TARGETS_AT_ONCE = 8
 """Targets that are fitted in the same calls."""
-DRAW_TOLERANCE = 1e-7
-"""Tolerance of the bootstrap's refits, relative to the objective: far below what a draw moves."""
-FITTED_ROLES = ("design", "imported")
-"""Roles of runs that a law is fitted to."""
+DRAW_TOLERANCE = 1e-5
+"""Tolerance of the bootstrap's refits, relative to the objective: predictions are then within 0.04
+residual scales of those at 1e-7, where draws spread 0.36 (docs/log.md)."""
+MOST_FOLDS = 100
+"""Mixtures are left out one at a time up to this many; beyond, in this many folds, so that the cost
+grows as the runs do."""
 LITTLE = 0.5
 """A law that explains less of a loss' variance than this is said to."""
 FAR_OFF = 8.0
 """Residuals larger than this many usual ones are far off the law."""
-NEARLY_ALL = 0.9
-"""A step counts as common when this share of the runs was observed there."""
-COMPARED_ROLES = (*FITTED_ROLES, "noise")
-"""Roles of runs that say how much a mixture's loss differs between seeds."""
 
 
 def fit_law(
+    law: MixingLaw | str,
     runs: pl.DataFrame,
     observations: pl.DataFrame,
     *,
-    law: MixingLaw | None = None,
     targets: Sequence[str] | None = None,
     step: int | None = None,
     params: float | None = None,
@@ -60,10 +61,11 @@ def fit_law(
     """Returns a mixing law fitted to every target, with its left-out errors and bootstrap draws.
 
     Args:
+        law: Which law, or its name in `MIXING_LAWS`; `mixlaw.selection.select_law` finds out which
+            one predicts best.
         runs: The runs table (`mixlaw.observations`); runs with the role design or imported are
             fitted, those with the role noise say how much seeds differ.
         observations: The observation table.
-        law: Which law; M4 by default.
         targets: Which targets; all by default.
         step: At which step; the last one that all fitted runs have, by default.
         params: Of which model size (parameters without embeddings); the largest by default.
@@ -73,22 +75,33 @@ def fit_law(
 
     Raises:
         TableError: The tables are not what they must be.
-        FitError: A target has losses of fewer than four mixtures, or one that is not finite.
+        FitError: There is no such law, or a target has losses of fewer than four mixtures, or one
+            that is not finite.
     """
-    law = ExponentialLaw() if law is None else law
-    runs, observations = check_runs(runs), check_observations(observations)
-    runs, notes = _one_size(runs, params)
-    if step is None:
-        step, left_out = _last_common_step(runs, observations)
-        notes += left_out
-    fitted = loss_table(runs, observations, targets=targets, roles=FITTED_ROLES, step=step)
-    compared = loss_table(
-        runs, observations, targets=fitted.targets, roles=COMPARED_ROLES, step=fitted.step
-    )
+    law = find_law(law)
+    found = read_fitted(runs, observations, targets=targets, step=step, params=params)
     fit = fit_table(
-        law, fitted, compared=compared, num_draws=num_draws, seed=seed, on_progress=on_progress
+        law,
+        found.fitted,
+        compared=found.compared,
+        num_draws=num_draws,
+        seed=seed,
+        on_progress=on_progress,
     )
-    return replace(fit, notes=notes)
+    return replace(fit, notes=found.notes)
+
+
+def find_law(law: MixingLaw | str) -> MixingLaw:
+    """Returns the law of a name, or the law that it is already.
+
+    Raises:
+        FitError: There is none of that name.
+    """
+    if isinstance(law, MixingLaw):
+        return law
+    if law not in MIXING_LAWS:
+        raise FitError(f"there is no law {law!r}", do=f"the laws are {', '.join(MIXING_LAWS)}")
+    return MIXING_LAWS[law]
 
 
 def fit_table(
@@ -103,8 +116,12 @@ def fit_table(
     """Returns the law fitted to a table of losses; `compared` adds runs that repeat mixtures."""
     if num_draws < 1:
         raise FitError(f"the bootstrap needs at least one draw, found {num_draws}")
-    _check_table(fitted)
+    check_table(fitted)
     compared = fitted if compared is None else compared
+    if isinstance(law, StackedLaw):
+        return _fit_members(
+            law, fitted, compared=compared, num_draws=num_draws, seed=seed, on_progress=on_progress
+        )
     group_R = _group_index(fitted.mixture_ids)
     rng = np.random.default_rng(seed)
     # Bayesian bootstrap: every mixture keeps some weight, its replicates share it.
@@ -137,6 +154,37 @@ def fit_table(
             for i in range(len(part.solutions.theta_BP))
         ),
     )
+
+
+def _fit_members(
+    law: StackedLaw,
+    fitted: LossTable,
+    *,
+    compared: LossTable,
+    num_draws: int,
+    seed: int,
+    on_progress: Callable[[float], None] | None,
+) -> FitResult:
+    """Returns the stack of fits: each member on its own, under the same draws of the bootstrap."""
+    fits: list[FitResult] = []
+    for member in law.laws:
+        done = len(fits)
+
+        def tell(share: float, done: int = done) -> None:
+            if on_progress is not None:
+                on_progress((done + share) / len(law.laws))
+
+        fits.append(
+            fit_table(
+                member,
+                fitted,
+                compared=compared,
+                num_draws=num_draws,
+                seed=seed,
+                on_progress=tell,
+            )
+        )
+    return stack_fits(law, fits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -187,11 +235,13 @@ def _leave_out(
     tried: Sequence[Candidates],
 ) -> Float[np.ndarray, "R T P"]:
     num_groups, num_targets = int(group_R.max()) + 1, len(y_TR)
-    out_GR = group_R == np.arange(num_groups)[:, None]
-    y_BR = np.where(out_GR[:, None], np.nan, y_TR).reshape(-1, len(group_R))
-    again = [part.select(np.tile(np.arange(num_targets), num_groups)) for part in tried]
+    order_G = np.random.default_rng(0).permutation(num_groups)
+    fold_R = order_G[group_R] * min(num_groups, MOST_FOLDS) // num_groups
+    folds = np.arange(int(fold_R.max()) + 1)
+    y_BR = np.where((fold_R == folds[:, None])[:, None], np.nan, y_TR).reshape(-1, len(group_R))
+    again = [part.select(np.tile(np.arange(num_targets), len(folds))) for part in tried]
     theta_BP = retry_strengths(law, r_RM, y_BR, tried=again).theta_BP
-    return theta_BP.reshape(num_groups, num_targets, -1)[group_R]
+    return theta_BP.reshape(len(folds), num_targets, -1)[fold_R]
 
 
 def _reweight(
@@ -221,25 +271,6 @@ def _group_index(mixture_ids: Sequence[str]) -> Int[np.ndarray, " R"]:
     # Sorted, so that a mixture has the same bootstrap weights whatever the order of the runs.
     index = {mixture_id: i for i, mixture_id in enumerate(sorted(set(mixture_ids)))}
     return np.array([index[mixture_id] for mixture_id in mixture_ids])
-
-
-def _check_table(fitted: LossTable) -> None:
-    for i, target in enumerate(fitted.targets):
-        y_R = fitted.y_RT[:, i]
-        infinite = np.flatnonzero(np.isinf(y_R))
-        if len(infinite):
-            raise FitError(
-                f"losses must be finite, but run {fitted.run_ids[infinite[0]]!r} has"
-                f" {y_R[infinite[0]]} for {target!r}",
-                do="mark the run as failed, or leave it out of the import",
-            )
-        mixtures = {fitted.mixture_ids[j] for j in np.flatnonzero(np.isfinite(y_R))}
-        if len(mixtures) < 4:
-            raise FitError(
-                f"a fit needs the losses of at least 4 mixtures, but {target!r} has"
-                f" {len(mixtures)}",
-                do="train or import more mixtures, about three per domain",
-            )
 
 
 def _describe(
@@ -275,7 +306,7 @@ def _describe(
     return TargetStatus(
         target=fitted.targets[column],
         converged=converged,
-        sentence="; ".join(sentences) or "converged",
+        sentence="; ".join(sentences) or CONVERGED,
         at_bound=at_bound,
         num_starts=solutions.num_starts,
         starts_agreeing=int(solutions.agreeing_B[i]),
@@ -306,56 +337,3 @@ def _describe_residuals(
             f"{odd_R.sum()} of {len(y_R)} runs lie far off the law, {furthest!r} furthest"
         )
     return sentences
-
-
-def _one_size(runs: pl.DataFrame, params: float | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Returns the runs of one model size, and what was left out: the law knows nothing of size."""
-    fitted = runs.filter(pl.col("role").is_in(FITTED_ROLES))
-    sizes = fitted["params_non_embedding"].drop_nulls().unique().sort()
-    if params is None and sizes.len():
-        params = float(sizes[-1])
-    if params is None:
-        return runs, ()
-    chosen = runs.filter(pl.col("params_non_embedding") == params)
-    if not chosen.height:
-        known = ", ".join(f"{size:.6g}" for size in sizes)
-        raise FitError(f"no run has {params:.6g} parameters", do=f"the sizes are {known}")
-    others = fitted.height - chosen.filter(pl.col("role").is_in(FITTED_ROLES)).height
-    if not others:
-        return chosen, ()
-    return chosen, (
-        f"{others} runs of another or an unknown size are left out; the law is for"
-        f" {params:.6g} parameters",
-    )
-
-
-def _last_common_step(
-    runs: pl.DataFrame, observations: pl.DataFrame
-) -> tuple[int, tuple[str, ...]]:
-    """Returns the last step that nearly all fitted runs reached, and which runs did not."""
-    fitted = runs.filter(
-        pl.col("role").is_in(FITTED_ROLES), pl.col("status").fill_null("done") == "done"
-    ).select("run_id")
-    rows = observations.join(fitted, on="run_id", how="semi").select("run_id", "step").unique()
-    num_runs = rows["run_id"].n_unique()
-    if num_runs == 0:
-        raise TableError(
-            "no finished run has an observation",
-            do="train some with `mixlaw run`, or import them with `mixlaw import`",
-        )
-    counts = rows.group_by("step").len().sort("step")
-    common = counts.filter(pl.col("len") >= NEARLY_ALL * num_runs)
-    if not common.height:
-        last = ", ".join(f"{step} ({count})" for step, count in counts.tail(3).iter_rows())
-        raise FitError(
-            f"the {num_runs} runs have no step in common; the last ones, with their runs: {last}",
-            do="name one with `--step`; runs that were not observed there are left out",
-        )
-    step, count = common.row(-1)
-    if count == num_runs:
-        return int(step), ()
-    missing = rows.filter(~pl.col("run_id").is_in(rows.filter(pl.col("step") == step)["run_id"]))
-    return int(step), (
-        f"{num_runs - count} of {num_runs} runs have no loss at step {step} and are left out, run"
-        f" {missing['run_id'].min()!r} for one",
-    )

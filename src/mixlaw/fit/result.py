@@ -15,6 +15,9 @@ from jaxtyping import Float
 from mixlaw.laws.base import MixingLaw
 from mixlaw.observations import LossTable
 
+CONVERGED = "converged"
+"""The status of a fit of which there is nothing else to say."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetStatus:
@@ -124,7 +127,7 @@ class FitResult:
         seed_T = self.seed_sd(np.eye(len(self.targets)))
         width = max(6, *(len(target) for target in self.targets))
         lines = [
-            f"law {self.law.name}: {self.law.formula}",
+            f"law {self.law.name}: {self.law.describe()}",
             f"{self.num_mixtures} mixtures of {len(self.domains)} domains, {self._when()},"
             f" {self.table.unit}",
             *self.notes,
@@ -152,7 +155,7 @@ class FitResult:
         names = self.law.parameter_names(self.domains)
         return {
             "law": self.law.name,
-            "formula": self.law.formula,
+            "formula": self.law.describe(),
             "unit": self.table.unit,
             "step": self.table.step,
             "tokens": self.table.tokens,

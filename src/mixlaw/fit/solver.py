@@ -25,9 +25,13 @@ FIRST_DAMPING = 1e-3
 LEAST_DAMPING = 1e-12
 MOST_DAMPING = 1e12
 """Beyond it no step in float64 lowers the objective."""
+PROBE = 0.1
+"""Share of a step at which the residuals' curvature along it is measured."""
+MOST_BEND = 0.75
+"""A step is bent by at most this share of its length: beyond, the curvature says little."""
 MAX_HITS = 4
 """Rounds in which a step finds out which bounds it runs into; one or two are usual."""
-CHUNK = 1_500_000
+CHUNK = 300_000
 """Entries of the Jacobians that are held at once: what stays in the cache."""
 
 
@@ -95,10 +99,8 @@ class Problems:
         fit_B = np.einsum("br,br->b", self.weight_BR, _huber(misfit_BR))
         return fit_B + np.sum(_huber(shrinkage_BQ), axis=1)
 
-    def normal_equations(
-        self, theta_BP: Float[np.ndarray, "B P"]
-    ) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, "B P P"], Float[np.ndarray, "B P P"]]:
-        """Returns the gradient, and the Gauss-Newton matrix of the runs and of the shrinkage."""
+    def expand(self, theta_BP: Float[np.ndarray, "B P"]) -> "Expansion":
+        """Returns the objective's slope and Gauss-Newton curvature at some parameters."""
         misfit_BR, shrinkage_BQ = self._residuals(theta_BP)
         jacobian_BRP = self.law.jacobian(self.r_RM, theta_BP)
         penalty_BQP = self.law.penalty_jacobian(theta_BP)
@@ -106,17 +108,42 @@ class Problems:
         weight_BR = self.weight_BR / self.scale_B[:, None]
         strength_B1 = self.strength_B[:, None]
         pull_BR, pull_BQ = weight_BR * trust_BR * misfit_BR, strength_B1 * trust_BQ * shrinkage_BQ
-        gradient_BP = (pull_BR[:, None] @ jacobian_BRP + pull_BQ[:, None] @ penalty_BQP)[:, 0]
-        # Beyond HUBER rho has no curvature; a little of it keeps the matrices positive.
+        # Beyond HUBER rho has no curvature; a little of it keeps the matrices positive. That of the
+        # shrinkage bounds rho from above, so that no step runs off where only it holds a parameter.
         curve_BR = weight_BR / self.scale_B[:, None] * trust_BR**3
-        curve_BQ = strength_B1**2 * trust_BQ**3
-        runs_BPP = np.swapaxes(jacobian_BRP * curve_BR[..., None], 1, 2) @ jacobian_BRP
-        shrinkage_BPP = np.swapaxes(penalty_BQP * curve_BQ[..., None], 1, 2) @ penalty_BQP
-        return gradient_BP, runs_BPP, shrinkage_BPP
+        curve_BQ = strength_B1**2 * trust_BQ**2
+        return Expansion(
+            misfit_BR=misfit_BR,
+            jacobian_BRP=jacobian_BRP,
+            curve_BR=curve_BR,
+            gradient_BP=(pull_BR[:, None] @ jacobian_BRP + pull_BQ[:, None] @ penalty_BQP)[:, 0],
+            runs_BPP=np.swapaxes(jacobian_BRP * curve_BR[..., None], 1, 2) @ jacobian_BRP,
+            shrinkage_BPP=np.swapaxes(penalty_BQP * curve_BQ[..., None], 1, 2) @ penalty_BQP,
+        )
+
+    def bend(
+        self,
+        theta_BP: Float[np.ndarray, "B P"],
+        step_BP: Float[np.ndarray, "B P"],
+        *,
+        expansion: "Expansion",
+    ) -> Float[np.ndarray, "B P"]:
+        """Returns the slope that the residuals' curvature along a step adds.
+
+        Half the Gauss-Newton solution for it turns a straight step into a parabola that follows a
+        curved valley (geodesic acceleration, Transtrum and Sethna 2012, arXiv:1201.5885).
+        """
+        near_BP = np.clip(theta_BP + PROBE * step_BP, self.low_BP, self.high_BP)
+        near_BR = (self.law.predict(self.r_RM, near_BP) - self.y_BR) / self.scale_B[:, None]
+        straight_BR = (expansion.jacobian_BRP @ step_BP[..., None])[..., 0] / self.scale_B[:, None]
+        second_BR = 2 / PROBE * ((near_BR - expansion.misfit_BR) / PROBE - straight_BR)
+        pull_BR = expansion.curve_BR * self.scale_B[:, None] * second_BR
+        return (pull_BR[:, None] @ expansion.jacobian_BRP)[:, 0]
 
     def effective_parameters(self, theta_BP: Float[np.ndarray, "B P"]) -> Float[np.ndarray, " B"]:
         """Returns how many parameters the runs decide, rather than the shrinkage or a bound."""
-        _, runs_BPP, shrinkage_BPP = self.normal_equations(theta_BP)
+        expansion = self.expand(theta_BP)
+        runs_BPP, shrinkage_BPP = expansion.runs_BPP, expansion.shrinkage_BPP
         free_BP = (theta_BP > self.low_BP) & (theta_BP < self.high_BP)
         both_BPP = _hold(runs_BPP + shrinkage_BPP, free_BP)
         both_BPP += _floor(both_BPP)
@@ -128,6 +155,23 @@ class Problems:
     ) -> tuple[Float[np.ndarray, "B R"], Float[np.ndarray, "B Q"]]:
         misfit_BR = (self.law.predict(self.r_RM, theta_BP) - self.y_BR) / self.scale_B[:, None]
         return misfit_BR, self.strength_B[:, None] * self.law.penalty(theta_BP)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Expansion:
+    """The objectives near some parameters."""
+
+    misfit_BR: Float[np.ndarray, "B R"]
+    """Residuals of the runs, in scales."""
+    jacobian_BRP: Float[np.ndarray, "B R P"]
+    """Derivatives of the losses."""
+    curve_BR: Float[np.ndarray, "B R"]
+    """Curvature of the objective by each loss."""
+    gradient_BP: Float[np.ndarray, "B P"]
+    runs_BPP: Float[np.ndarray, "B P P"]
+    """Gauss-Newton matrix of the runs."""
+    shrinkage_BPP: Float[np.ndarray, "B P P"]
+    """Gauss-Newton matrix of the shrinkage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -169,12 +213,13 @@ def _descend(
     theta_BP = np.clip(start_BP, problems.low_BP, problems.high_BP)
     objective_B = problems.objective(theta_BP)
     damping_B = np.full(len(theta_BP), FIRST_DAMPING)
+    stiff_BP = np.zeros_like(theta_BP)
     converged_B = np.zeros(len(theta_BP), dtype=bool)
     index = np.arange(len(theta_BP))
     for _ in range(MAX_ITERATIONS):
         part = problems.select(index)
         here, value, damping = theta_BP[index], objective_B[index], damping_B[index]
-        step, promised = _damped_step(part, here, damping)
+        step, promised, stiff_BP[index] = _damped_step(part, here, damping, stiff_BP[index])
         there = np.clip(here + step, part.low_BP, part.high_BP)
         reached = part.objective(there)
         lower = reached < value
@@ -194,25 +239,30 @@ def _descend(
 
 
 def _damped_step(
-    problems: Problems, theta_BP: Float[np.ndarray, "B P"], damping_B: Float[np.ndarray, " B"]
-) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, " B"]]:
-    """Returns the Levenberg-Marquardt step, and by how much it promises to lower the objective.
+    problems: Problems,
+    theta_BP: Float[np.ndarray, "B P"],
+    damping_B: Float[np.ndarray, " B"],
+    stiff_BP: Float[np.ndarray, "B P"],
+) -> tuple[Float[np.ndarray, "B P"], Float[np.ndarray, " B"], Float[np.ndarray, "B P"]]:
+    """Returns the Levenberg-Marquardt step, what it promises, and how stiff parameters have been.
 
-    A parameter at a bound, which the slope pushes outwards, stays there.
+    A parameter at a bound, which the slope pushes outwards, stays there. Damping is in units of the
+    largest curvature so far, as in MINPACK: one that moves little now must not run off.
     """
-    gradient_BP, runs_BPP, shrinkage_BPP = problems.normal_equations(theta_BP)
+    expansion = problems.expand(theta_BP)
+    gradient_BP = expansion.gradient_BP
     at_low_BP, at_high_BP = theta_BP <= problems.low_BP, theta_BP >= problems.high_BP
     free_BP = ~((at_low_BP & (gradient_BP > 0)) | (at_high_BP & (gradient_BP < 0)))
-    matrix_BPP = runs_BPP + shrinkage_BPP
+    matrix_BPP = expansion.runs_BPP + expansion.shrinkage_BPP
     damped_BPP = matrix_BPP + _floor(matrix_BPP)
     index = np.arange(theta_BP.shape[1])
-    damped_BPP[:, index, index] += damping_B[:, None] * damped_BPP[:, index, index]
+    stiff_BP = np.maximum(stiff_BP, damped_BPP[:, index, index])
+    damped_BPP[:, index, index] += damping_B[:, None] * stiff_BP
     step_BP = np.zeros_like(theta_BP)
     for _ in range(MAX_HITS):
         # What has hit a bound stops there; the others take it into account.
         slope_BP = gradient_BP + np.einsum("bpq,bq->bp", damped_BPP, step_BP)
-        right_BP = np.where(free_BP, -slope_BP, 0.0)
-        step_BP = step_BP + np.linalg.solve(_hold(damped_BPP, free_BP), right_BP[..., None])[..., 0]
+        step_BP = step_BP + _solve_free(damped_BPP, -slope_BP, free_BP)
         there_BP = theta_BP + step_BP
         outside_BP = (there_BP < problems.low_BP) | (there_BP > problems.high_BP)
         step_BP = np.clip(there_BP, problems.low_BP, problems.high_BP) - theta_BP
@@ -221,7 +271,21 @@ def _damped_step(
             break
     curved_B = np.einsum("bp,bpq,bq->b", step_BP, matrix_BPP, step_BP)
     promised_B = -np.einsum("bp,bp->b", gradient_BP, step_BP) - curved_B / 2
-    return step_BP, np.maximum(promised_B, 0.0)
+    slope_BP = problems.bend(theta_BP, step_BP, expansion=expansion)
+    bend_BP = _solve_free(damped_BPP, -slope_BP, free_BP)
+    length_B, bent_B = (np.sum(stiff_BP * x_BP**2, axis=1) for x_BP in (step_BP, bend_BP))
+    step_BP += np.where((bent_B <= MOST_BEND**2 * length_B)[:, None], bend_BP / 2, 0.0)
+    return step_BP, np.maximum(promised_B, 0.0), stiff_BP
+
+
+def _solve_free(
+    matrix_BPP: Float[np.ndarray, "B P P"],
+    right_BP: Float[np.ndarray, "B P"],
+    free_BP: Bool[np.ndarray, "B P"],
+) -> Float[np.ndarray, "B P"]:
+    """Returns the solutions in the free parameters; 0 in those that are held."""
+    right_BP = np.where(free_BP, right_BP, 0.0)
+    return np.linalg.solve(_hold(matrix_BPP, free_BP), right_BP[..., None])[..., 0]
 
 
 def _hold(

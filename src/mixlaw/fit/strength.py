@@ -32,6 +32,8 @@ AGREEMENT = 1e-4
 """Starts agree when their objectives, log densities up to sign, are within this of the best."""
 ROUGH = 1e-6
 """Tolerance of descents that are compared or go on; only the best is polished."""
+FIRST_TOLERANCE = 1e-3
+"""Tolerance of the first fit, whose scale is a guess: it finds out which start leads furthest."""
 COARSE = 1e-5
 """Tolerance while the scale is still being found, and of starts that are compared."""
 HOPELESS = 1.5
@@ -96,7 +98,7 @@ def try_strengths(
         scale_B=scale_B,
         strength_B=np.full(len(y_BR), STRENGTHS[0]),
         start_BSP=law.starts(r_RM, y_BR),
-        tolerance=COARSE,
+        tolerance=FIRST_TOLERANCE,
     )
     start = Candidates(
         strength_B=np.full(len(y_BR), STRENGTHS[0]),

@@ -74,6 +74,10 @@ class MixingLaw(ABC):
     def is_convex(self, theta_P: Float[np.ndarray, " P"]) -> bool:
         """Whether `predict` is convex in the proportions, on the whole simplex."""
 
+    def describe(self) -> str:
+        """Returns the formula; a law that is made of others spells them out."""
+        return self.formula
+
     def contrasts(
         self, r_M: Float[np.ndarray, " M"], theta_P: Float[np.ndarray, " P"]
     ) -> Float[np.ndarray, " M"]:

@@ -8,7 +8,7 @@ import polars as pl
 from mixlaw.domains import Domain, Scale
 from mixlaw.fit import FitResult
 from mixlaw.optimize import Optimum
-from mixlaw.selection import HoldoutScore
+from mixlaw.selection import HoldoutScore, LawChoice
 from mixlaw.verify import Verification
 
 
@@ -44,6 +44,8 @@ class ReportData:
     observations: pl.DataFrame
     """The observation table: loss curves of all runs."""
     fit: FitResult
+    choice: LawChoice | None = None
+    """Why it is that law; None: it was given by its name."""
     optimum: Optimum
     holdout: HoldoutScore | None
     """Predicted against observed on mixtures that were not fitted; None: there are none."""

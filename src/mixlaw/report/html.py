@@ -11,6 +11,13 @@ from mixlaw.report.cautions import cautions
 from mixlaw.report.data import ReportData
 from mixlaw.report.decision import comparisons, decide
 from mixlaw.report.evidence import influence_table, score_table
+from mixlaw.report.laws import (
+    choice_sentence,
+    fitted_laws,
+    law_sources,
+    law_table,
+    letters_sentence,
+)
 from mixlaw.report.numbers import count_words, format_share, join_words
 from mixlaw.report.palette import (
     OTHER_COLOUR,
@@ -66,7 +73,9 @@ def render_report(data: ReportData) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["svg"] = Markup  # made by `inline_svg`, which has escaped all names
+    environment.filters["svg"] = (
+        Markup  # made by `inline_svg`, which has escaped all names, or ours
+    )
     template = environment.from_string(
         package.joinpath("report.html.j2").read_text(encoding="utf-8")
     )
@@ -106,7 +115,10 @@ def _words(data: ReportData) -> Mapping[str, Any]:
         "heldout": heldout_sentence(data),
         "cautions": cautions(data),
         "certificate": _sentence(data.optimum.certificate),
-        "law": data.fit.law,
+        "laws": fitted_laws(data),
+        "law_sources": law_sources(data),
+        "letters": letters_sentence(data),
+        "choice": choice_sentence(data),
         "level": f"{data.optimum.level:.0%}",
         "runs": _runs_sentence(data),
         "recipe": _recipe(data),
@@ -129,6 +141,7 @@ def _tables(data: ReportData) -> Mapping[str, Any]:
         "comparison_table": comparison_table(data) if has_test and comparisons(data) else None,
         "measured_table": measured_table(data) if has_test else None,
         "score_table": score_table(data),
+        "law_table": law_table(data),
         "influence_table": influence_table(data),
         "attribution_table": attribution_table(data),
         "seconds_table": seconds_table(data),

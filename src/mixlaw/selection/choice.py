@@ -11,7 +11,7 @@ from the other folds) is less than the winner's. No data set and no learner is n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,13 @@ from scipy.optimize import nnls
 
 from mixlaw.errors import FitError
 from mixlaw.fit.learners import Learner
+from mixlaw.selection.measures import (
+    mean_by_mixture,
+    mean_deviation,
+    mean_spearman,
+    run_errors,
+    top_regret,
+)
 
 NUM_FOLDS = 5
 LEAST_WEIGHT = 0.05
@@ -36,7 +43,7 @@ class LearnerScore:
     error: float
     """Mean of the errors that decide."""
     standard_error: float
-    """Of that mean's difference from the least one, over mixtures; 0 for the least."""
+    """Of that mean's difference from the least one that may be chosen, over mixtures."""
     mae: float
     """Mean absolute error over runs and targets, in the unit of the losses."""
     median: float
@@ -50,6 +57,11 @@ class LearnerScore:
     """In the stack."""
     wins: float
     """Share of resamples of the mixtures in which its error is the least."""
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it predicts one number for all mixtures: rank and regret mean nothing then."""
+        return self.num_parameters <= 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,6 +134,8 @@ def choose_learner(
     num_folds: int = NUM_FOLDS,
     repeats: int = 1,
     seed: int = 0,
+    eligible: Sequence[bool] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> LearnerChoice:
     """Returns every learner's errors by cross-validation over mixtures, and the choice.
 
@@ -134,27 +148,30 @@ def choose_learner(
         num_folds: Folds of the cross-validation; as many as there are mixtures: leave-one-out.
         repeats: How often mixtures are dealt into folds anew.
         seed: Seed of the folds and of the resamples.
+        eligible: Which learners may be chosen and stacked; the others are only scored. All, by
+            default.
+        on_progress: Called with the share that is done.
 
     Raises:
         FitError: Fewer than four mixtures, or no learner.
     """
     ids = [str(i) for i in range(len(r_RM))] if mixture_ids is None else list(mixture_ids)
-    group_R = np.unique(np.array(ids), return_inverse=True)[1]
+    group_R = group_index(ids)
     num_groups = int(group_R.max()) + 1
-    if num_groups < 4 or not learners:
+    if num_groups < 4 or not any(learners if eligible is None else eligible):
         raise FitError(
             f"a choice needs at least 4 mixtures and one law, found {num_groups} and"
             f" {len(learners)}",
             do="train or import more mixtures, about three per domain",
         )
     rng = np.random.default_rng(seed)
-    rounds: list[LeftOut] = []
-    for _ in range(repeats):
-        fold_R = deal_folds(rng, group_R, min(num_folds, num_groups))
-        rounds.append(LeftOut(_leave_folds_out(r_RM, y_RT, learners, fold_R), fold_R))
+    rounds = leave_out(
+        r_RM, y_RT, learners=learners, group_R=group_R, num_folds=num_folds, repeats=repeats,
+        rng=rng, on_progress=on_progress,
+    )  # fmt: skip
     return choose_from(
         rounds, y_RT, learners=learners, group_R=group_R, weight_T=weight_T,
-        num_domains=r_RM.shape[1], rng=rng,
+        num_domains=r_RM.shape[1], rng=rng, eligible=eligible,
     )  # fmt: skip
 
 
@@ -164,6 +181,10 @@ class LeftOut:
 
     left_out_LRT: Float[np.ndarray, "L R T"]
     fold_R: Int[np.ndarray, " R"]
+
+    def select(self, index_C: Int[np.ndarray, " C"]) -> "LeftOut":
+        """Returns the predictions of some of the learners."""
+        return LeftOut(self.left_out_LRT[index_C], self.fold_R)
 
 
 def choose_from(
@@ -175,19 +196,22 @@ def choose_from(
     weight_T: Float[np.ndarray, " T"] | None,
     num_domains: int,
     rng: np.random.Generator,
+    eligible: Sequence[bool] | None = None,
 ) -> LearnerChoice:
     """Returns the choice that follows from what learners predicted for what they had not seen."""
-    errors_LR = np.mean([_errors(one.left_out_LRT, y_RT, weight_T) for one in rounds], axis=0)
-    stacks = [_stack_out_of_fold(one, y_RT) for one in rounds]
-    stacked_R = np.mean([_errors(stack[None], y_RT, weight_T)[0] for stack in stacks], axis=0)
-    every_LRT = np.concatenate([one.left_out_LRT for one in rounds], axis=1)
-    stack_L = _stack_weights(every_LRT, np.concatenate([y_RT] * len(rounds)))
-    by_group_LG = np.stack(
-        [np.nanmean(errors_LR[:, group_R == g], axis=1) for g in np.unique(group_R)], axis=1
-    )
+    eligible_L = np.ones(len(learners), dtype=bool) if eligible is None else np.array(eligible)
+    index_C = np.flatnonzero(eligible_L)
+    errors_LR = np.mean([run_errors(one.left_out_LRT, y_RT, weight_T) for one in rounds], axis=0)
+    stacks = [_stack_out_of_fold(one.select(index_C), y_RT) for one in rounds]
+    stacked_R = np.mean([run_errors(stack[None], y_RT, weight_T)[0] for stack in stacks], axis=0)
+    every_CRT = np.concatenate([one.left_out_LRT[index_C] for one in rounds], axis=1)
+    stack_L = np.zeros(len(learners))
+    stack_L[index_C] = _stack_weights(every_CRT, np.concatenate([y_RT] * len(rounds)))
+    by_group_LG = mean_by_mixture(errors_LR, group_R)
     sizes = [learner.num_parameters(num_domains) for learner in learners]
     error_L = np.nanmean(by_group_LG, axis=1)
-    standard_error_L = _paired_standard_errors(by_group_LG, int(np.argmin(error_L)))
+    least = int(index_C[np.argmin(error_L[index_C])])
+    standard_error_L = _paired_standard_errors(by_group_LG, least)
     left_out_LRT = rounds[0].left_out_LRT
     wins_L = _wins(by_group_LG, rng)
     return LearnerChoice(
@@ -200,12 +224,47 @@ def choose_from(
             )
             for i, learner in enumerate(learners)
         ),
-        best=_simplest_of_the_best(error_L, standard_error_L, sizes),
+        best=int(
+            index_C[
+                _simplest_of_the_best(
+                    error_L[index_C], standard_error_L[index_C], [sizes[i] for i in index_C]
+                )
+            ]
+        ),
         stack_error=float(np.nanmean(stacked_R)),
         stack_L=stack_L,
         left_out_LRT=left_out_LRT,
         stack_left_out_RT=stacks[0],
     )  # fmt: skip
+
+
+def leave_out(
+    r_RM: Float[np.ndarray, "R M"],
+    y_RT: Float[np.ndarray, "R T"],
+    *,
+    learners: Sequence[Learner],
+    group_R: Int[np.ndarray, " R"],
+    num_folds: int,
+    repeats: int,
+    rng: np.random.Generator,
+    on_progress: Callable[[float], None] | None = None,
+) -> list[LeftOut]:
+    """Returns what learners predict for mixtures that they did not see, once per repeat."""
+    rounds: list[LeftOut] = []
+    for i in range(repeats):
+        fold_R = deal_folds(rng, group_R, min(num_folds, int(group_R.max()) + 1))
+        predicted: list[Float[np.ndarray, "R T"]] = []
+        for j, learner in enumerate(learners):
+            predicted.append(leave_folds_out(r_RM, y_RT, learner, fold_R))
+            if on_progress is not None:
+                on_progress((i + (j + 1) / len(learners)) / repeats)
+        rounds.append(LeftOut(np.stack(predicted), fold_R))
+    return rounds
+
+
+def group_index(mixture_ids: Sequence[str]) -> Int[np.ndarray, " R"]:
+    """Returns a number for each run; runs of one mixture have the same."""
+    return np.unique(np.array(mixture_ids), return_inverse=True)[1]
 
 
 def deal_folds(
@@ -218,51 +277,30 @@ def deal_folds(
     return fold_G[group_R]
 
 
-def _leave_folds_out(
+def leave_folds_out(
     r_RM: Float[np.ndarray, "R M"],
     y_RT: Float[np.ndarray, "R T"],
-    learners: Sequence[Learner],
+    learner: Learner,
     fold_R: Int[np.ndarray, " R"],
-) -> Float[np.ndarray, "L R T"]:
-    """Returns each learner's prediction for each run by the fit that left out its fold."""
-    keep_KR: Bool[np.ndarray, "K R"] = fold_R != np.arange(int(fold_R.max()) + 1)[:, None]
-    index_R = np.arange(len(r_RM))
-    left_out = [
-        learner.predict_folds(r_RM, y_RT, keep_KR=keep_KR, r_XM=r_RM)[fold_R, index_R]
-        for learner in learners
-    ]
-    return np.stack(left_out)
+) -> Float[np.ndarray, "R T"]:
+    """Returns a learner's prediction for each run by the fit that left out its fold.
 
-
-def _errors(
-    left_out_LRT: Float[np.ndarray, "L R T"],
-    y_RT: Float[np.ndarray, "R T"],
-    weight_T: Float[np.ndarray, " T"] | None,
-) -> Float[np.ndarray, "L R"]:
-    """Returns the error of each learner on each run; NaN where the run has no loss."""
-    error_LRT = left_out_LRT - y_RT
-    if weight_T is not None:
-        counts_T = weight_T != 0
-        return np.abs(error_LRT[..., counts_T] @ weight_T[counts_T])
-    relative_LRT = np.abs(error_LRT) / _spread(y_RT)
-    known_RT = np.isfinite(y_RT)
-    total_LR = np.where(known_RT, relative_LRT, 0.0).sum(axis=2)
-    return np.where(known_RT.any(axis=1), total_LR / np.maximum(known_RT.sum(axis=1), 1), np.nan)
-
-
-def _spread(y_RT: Float[np.ndarray, "R T"]) -> Float[np.ndarray, " T"]:
-    """Returns mean absolute deviations from the mean, or a tiny number where losses are equal."""
-    return np.maximum(np.nanmean(np.abs(y_RT - np.nanmean(y_RT, axis=0)), axis=0), 1e-12)
+    Descents start from the fit to all runs, fold -1.
+    """
+    keep_KR: Bool[np.ndarray, "K R"] = fold_R != np.arange(-1, int(fold_R.max()) + 1)[:, None]
+    start_K = np.minimum(np.arange(len(keep_KR)), 1) - 1
+    value_KRT = learner.predict_folds(r_RM, y_RT, keep_KR=keep_KR, r_XM=r_RM, start_K=start_K)
+    return value_KRT[fold_R + 1, np.arange(len(r_RM))]
 
 
 def _stack_weights(
     left_out_LRT: Float[np.ndarray, "L R T"], y_RT: Float[np.ndarray, "R T"]
 ) -> Float[np.ndarray, " L"]:
     """Returns non-negative weights that sum to one and least squared relative errors."""
-    off_LRT = (left_out_LRT - y_RT) / _spread(y_RT)
+    off_LRT = (left_out_LRT - y_RT) / mean_deviation(y_RT)
     off_LN = off_LRT[:, np.isfinite(y_RT)]
     # The weights sum to one exactly after scaling; a heavy row makes the solver aim at it.
-    heavy = 100 * math.sqrt(float(np.mean(off_LN**2)) * off_LN.shape[1]) + 1e-300
+    heavy = 100 * math.sqrt(float(np.mean(off_LN**2)) * off_LN.shape[1]) or 1.0
     matrix = np.vstack([off_LN.T, np.full((1, len(off_LN)), heavy)])
     weight_L, _ = nnls(matrix, np.concatenate([np.zeros(off_LN.shape[1]), [heavy]]))
     weight_L = np.where(weight_L >= LEAST_WEIGHT * weight_L.sum(), weight_L, 0.0)
@@ -339,42 +377,3 @@ def _score(
         weight=weight,
         wins=wins,
     )
-
-
-def mean_spearman(predicted_RT: Float[np.ndarray, "R T"], y_RT: Float[np.ndarray, "R T"]) -> float:
-    """Returns the rank correlation of each target over runs, averaged over targets.
-
-    A constant prediction ranks nothing: its correlation counts as 0.
-    """
-    from scipy.stats import rankdata
-
-    found: list[float] = []
-    for predicted_R, y_R in zip(predicted_RT.T, y_RT.T, strict=True):
-        known_R = np.isfinite(y_R)
-        if known_R.sum() < 3 or np.ptp(y_R[known_R]) == 0:
-            continue
-        if np.ptp(predicted_R[known_R]) == 0:
-            found.append(0.0)
-            continue
-        ranks = rankdata(predicted_R[known_R]), rankdata(y_R[known_R])
-        found.append(float(np.corrcoef(*ranks)[0, 1]))
-    return float(np.mean(found)) if found else math.nan
-
-
-def top_regret(
-    predicted_RT: Float[np.ndarray, "R T"],
-    y_RT: Float[np.ndarray, "R T"],
-    weight_T: Float[np.ndarray, " T"] | None = None,
-) -> float:
-    """Returns how much worse the run with the best prediction is than the best run."""
-    if weight_T is not None:
-        counts_T = weight_T != 0
-        predicted_RT = (predicted_RT[:, counts_T] @ weight_T[counts_T])[:, None]
-        y_RT = (y_RT[:, counts_T] @ weight_T[counts_T])[:, None]
-    regrets: list[float] = []
-    for predicted_R, y_R in zip(predicted_RT.T, y_RT.T, strict=True):
-        known_R = np.isfinite(y_R)
-        if known_R.any():
-            chosen = y_R[known_R][np.argmin(predicted_R[known_R])]
-            regrets.append(float(chosen - np.min(y_R[known_R])))
-    return float(np.mean(regrets)) if regrets else math.nan

@@ -3,8 +3,7 @@
 Shape letters: L learners, R runs, M training domains, T targets, G mixtures, K folds of the inner
 cross-validation, X mixtures that are predicted.
 
-A choice made with a mixture's losses in view flatters what was chosen. Only the points from which
-descents start come from all runs.
+A choice made with a mixture's losses in view flatters what was chosen.
 """
 
 from collections.abc import Sequence
@@ -66,8 +65,13 @@ def leave_out_with_choice(
         fold_GR[g, ~out_GR[g]] = deal_folds(rng, rest_R, folds)
     inner_GKR = (fold_GR[:, None] != np.arange(folds)[:, None]) & ~out_GR[:, None]
     keep_KR = np.concatenate([~out_GR, inner_GKR.reshape(-1, len(r_RM))])
+    # Inner folds start from the fit to all that their outer fold keeps.
+    start_K = np.concatenate([np.full(num_groups, -1), np.repeat(np.arange(num_groups), folds)])
     predicted_LKRT = np.stack(
-        [learner.predict_folds(r_RM, y_RT, keep_KR=keep_KR, r_XM=r_RM) for learner in learners]
+        [
+            learner.predict_folds(r_RM, y_RT, keep_KR=keep_KR, r_XM=r_RM, start_K=start_K)
+            for learner in learners
+        ]
     )
     index_R = np.arange(len(r_RM))
     left_out_LRT = predicted_LKRT[:, group_R, index_R]

@@ -15,10 +15,12 @@ import numpy as np
 import polars as pl
 
 from mixlaw import __version__
+from mixlaw.errors import FitError
 from mixlaw.files import write_atomic
 from mixlaw.fit import FitResult, TargetStatus
 from mixlaw.laws.base import MixingLaw
 from mixlaw.observations import LossTable
+from mixlaw.selection import LawChoice, read_choice
 
 _TABLE_ARRAYS = ("r_RM", "y_RT", "standard_error_RT")
 _FIT_ARRAYS = (
@@ -37,6 +39,11 @@ def table_hash(runs: pl.DataFrame, observations: pl.DataFrame) -> str:
     digest.update(runs.sort("run_id").write_csv().encode())
     digest.update(observations.sort("run_id", "step", "target").write_csv().encode())
     return digest.hexdigest()[:16]
+
+
+def text_hash(text: str) -> str:
+    """Returns a hash of what decides a result beside the tables: a law, an objective."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def save_fit(fit: FitResult, folder: Path, *, key: str) -> Path:
@@ -97,6 +104,21 @@ def load_fit(folder: Path, law: MixingLaw, *, key: str) -> FitResult | None:
         notes=tuple(meta["notes"]),
         status=tuple(TargetStatus(**status) for status in statuses),
     )
+
+
+def save_choice(choice: LawChoice, folder: Path, *, key: str) -> Path:
+    """Writes which law was chosen and why (`choice.json`); returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return save_json(folder / "choice.json", choice.to_json(), made_from=key)
+
+
+def load_choice(folder: Path, *, key: str) -> LawChoice | None:
+    """Returns the kept choice, or None when there is none that was made from the same things."""
+    try:
+        values = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
+        return read_choice(values) if values["made_from"] == key else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FitError):
+        return None  # missing or damaged: it is made again
 
 
 def save_json(path: Path, values: dict[str, Any], *, made_from: str) -> Path:

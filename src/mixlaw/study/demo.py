@@ -19,7 +19,7 @@ from mixlaw.fit import FitResult
 from mixlaw.optimize import Optimum
 from mixlaw.runs import Progress as RunProgress
 from mixlaw.runs import RunCounts
-from mixlaw.selection import HoldoutScore
+from mixlaw.selection import HoldoutScore, LawChoice
 from mixlaw.study.folder import Progress, Study
 from mixlaw.verify import Verification
 
@@ -51,6 +51,8 @@ class DemoResult:
     trained: RunCounts
     """The sweep that the law is fitted to, the held-out mixtures among it."""
     fit: FitResult
+    choice: LawChoice | None
+    """Why it is that law."""
     holdout: HoldoutScore | None
     optimum: Optimum
     verification: Verification
@@ -111,8 +113,9 @@ def run_demo(
             )
     _refuse_failures(study, trained)
     with _timed(seconds, "fit"):
-        on_stage("3/6 fit: the data mixing law, left-out errors, bootstrap")
+        on_stage("3/6 fit: the mixing law that predicts best, left-out errors, bootstrap")
         fit = study.fit(on_progress=on_progress)
+        choice = study.choice()
         holdout = study.score(fit)
     with _timed(seconds, "optimize"):
         on_stage("4/6 optimize: the best mixture, with a certificate")
@@ -130,6 +133,7 @@ def run_demo(
         study=study.path,
         trained=trained,
         fit=fit,
+        choice=choice,
         holdout=holdout,
         optimum=best,
         verification=verification,

@@ -14,17 +14,21 @@ import polars as pl
 from mixlaw import __version__
 from mixlaw.config import FILE_NAME, Config, load_config, with_domain, write_template
 from mixlaw.corpora import Corpus, CorpusDomain, add_domain
-from mixlaw.errors import StudyError
+from mixlaw.errors import FitError, StudyError
 from mixlaw.exporters import ExportResult, export_mixture, write_plan
 from mixlaw.files import write_atomic
 from mixlaw.fit import FitResult, fit_law
+from mixlaw.fit.law import find_law
+from mixlaw.fit.learners import MeanLearner
 from mixlaw.importers import import_tables
-from mixlaw.laws.mixing import ExponentialLaw
+from mixlaw.laws.base import MixingLaw
+from mixlaw.laws.library import MIXING_LAWS
 from mixlaw.mixtures import Mixture
 from mixlaw.observations import (
     check_observations,
     check_runs,
     fill_shares,
+    target_names,
 )
 from mixlaw.optimize import Optimum, WeightedLoss, optimize_mixture
 from mixlaw.predict import Prediction, predict_losses, predict_weighted
@@ -32,8 +36,24 @@ from mixlaw.report import Attribution, ReportData, write_report
 from mixlaw.runs import LocalExecutor, RunCounts, RunSpec, RunStore, read_tables
 from mixlaw.runs import Progress as RunProgress
 from mixlaw.runs.plan import Plan, PlannedRun, Role
-from mixlaw.selection import HoldoutScore, score_holdout
-from mixlaw.study.artefacts import load_fit, save_fit, save_json, table_hash
+from mixlaw.selection import (
+    HoldoutScore,
+    LawChoice,
+    Validation,
+    score_holdout,
+    select_law,
+    validate,
+)
+from mixlaw.selection.validation import all_baselines
+from mixlaw.study.artefacts import (
+    load_choice,
+    load_fit,
+    save_choice,
+    save_fit,
+    save_json,
+    table_hash,
+    text_hash,
+)
 from mixlaw.study.imported import Imported, keep_imported, read_imported
 from mixlaw.study.plain import to_plain
 from mixlaw.study.question import ImportedRegion, Question
@@ -43,6 +63,9 @@ from mixlaw.verify import OPTIMUM, Verification, compare_runs
 
 NUM_DRAWS = 200
 """Bootstrap draws of a study's fit."""
+
+SELECT = "select"
+"""Instead of a law's name: the one that predicts left-out mixtures best."""
 
 Progress = Callable[[str, float, float | None], None]
 """Called with what is being done, how much is done, and of how much (None: not known)."""
@@ -404,42 +427,128 @@ class Study:
 
     # ------------------------------------------------------------------ the answer
 
-    def fit(self, *, step: int | None = None, on_progress: Progress | None = None) -> FitResult:
-        """Returns the fitted law; a fit that was made from the same observations is reused.
+    def choice(
+        self,
+        *,
+        law: str | None = None,
+        step: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> LawChoice | None:
+        """Returns which law predicts left-out mixtures best; None: the law is given by its name.
+
+        A choice that was made from the same observations and objective is reused.
 
         Args:
-            step: Step of the losses, for a look: such a fit is not kept, and no other stage uses
-                it. The last step that the runs share, by default.
+            law: `select`, or a name instead of that of `mixlaw.toml`.
+            step: Step of the losses; the last step that the runs share, by default.
             on_progress: Is told how far it is.
 
         Raises:
             StudyError: There are no finished runs, or none was observed at that step.
             FitError: Too few mixtures, or losses that can't be used.
+            OptimizeError: The objective weighs what is not measured.
+        """
+        if (law or self.config.fit.law) != SELECT:
+            return None
+        runs, observations = self._fitted_tables()
+        weights = self.question.objective(target_names(observations)).shares
+        key = f"{table_hash(runs, observations)}-{text_hash(repr(weights))}-{__version__}"
+        kept = load_choice(self.path / "fits", key=key) if step is None else None
+        if kept is not None:
+            return kept
+        if step is not None:
+            _check_step(step, observations)
+        with self._timed("select"):
+            choice = select_law(
+                runs,
+                observations,
+                weights=weights,
+                step=step,
+                on_progress=_stage(on_progress, "choosing the law"),
+            )
+        if step is None:
+            save_choice(choice, self.path / "fits", key=key)
+        return choice
+
+    def fit(
+        self,
+        *,
+        law: str | None = None,
+        step: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> FitResult:
+        """Returns the fitted law; a fit that was made from the same observations is reused.
+
+        Args:
+            law: A law's name, or `select`, for a look: such a fit is not kept, and no other stage
+                uses it. That of `mixlaw.toml` by default.
+            step: Step of the losses, for a look as well. The last step that the runs share, by
+                default.
+            on_progress: Is told how far it is.
+
+        Raises:
+            StudyError: There are no finished runs, or none was observed at that step.
+            FitError: There is no such law; too few mixtures, or losses that can't be used.
+            OptimizeError: The objective weighs what is not measured.
         """
         runs, observations = self._fitted_tables()
         if step is not None:
             _check_step(step, observations)
+        chosen = self._law(law=law, step=step, on_progress=on_progress)
         if step is not None:  # a look at another step; what the study keeps is for the last one
-            return fit_law(runs, observations, law=ExponentialLaw(), step=step)
-        law = ExponentialLaw()
-        key = f"{table_hash(runs, observations)}-{NUM_DRAWS}-{__version__}"
-        kept = load_fit(self.path / "fits", law, key=key)
+            return fit_law(chosen, runs, observations, step=step)
+        key = (
+            f"{table_hash(runs, observations)}-{text_hash(repr(chosen))}-{NUM_DRAWS}-{__version__}"
+        )
+        kept = load_fit(self.path / "fits", chosen, key=key)
         if kept is not None:
             return kept
         with self._timed("fit"):
             fitted = fit_law(
+                chosen,
                 runs,
                 observations,
-                law=law,
                 num_draws=NUM_DRAWS,
-                on_progress=(
-                    None
-                    if on_progress is None
-                    else lambda share: on_progress("fitting", share, 1.0)
-                ),
+                on_progress=_stage(on_progress, "fitting"),
             )
+        if law in (None, self.config.fit.law):
             save_fit(fitted, self.path / "fits", key=key)
         return fitted
+
+    def validate(
+        self,
+        *,
+        laws: Sequence[str] | None = None,
+        num_folds: int | None = None,
+        repeats: int = 3,
+        with_all: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Validation:
+        """Returns how well laws and baselines predict what they did not see.
+
+        Args:
+            laws: Names of laws; those that are worth their time by default.
+            num_folds: Folds of the cross-validation over mixtures.
+            repeats: How often mixtures are dealt into folds anew.
+            with_all: Every law, and the baselines that need the `baselines` extra if it is there.
+            on_progress: Is told how far it is.
+
+        Raises:
+            StudyError: There are no finished runs.
+            FitError: There is no such law, or too few mixtures.
+            OptimizeError: The objective weighs what is not measured.
+        """
+        runs, observations = self._fitted_tables()
+        return validate(
+            runs,
+            observations,
+            laws=tuple(MIXING_LAWS) if with_all and laws is None else laws,
+            weights=self.question.objective(target_names(observations)).shares,
+            num_folds=num_folds,
+            repeats=repeats,
+            baselines=all_baselines() if with_all else (MeanLearner(),),
+            on_progress=_stage(on_progress, "leaving out"),
+        )
 
     def score(self, fit: FitResult | None = None) -> HoldoutScore | None:
         """Returns how well a fit predicts the held-out runs; None: there are none."""
@@ -563,6 +672,7 @@ class Study:
                     runs=runs,
                     observations=observations,
                     fit=fit,
+                    choice=self.choice(),
                     optimum=best,
                     holdout=self.score(fit),
                     verification=self._compare(best),
@@ -606,6 +716,20 @@ class Study:
         )
 
     # ------------------------------------------------------------------ inside
+
+    def _law(self, *, law: str | None, step: int | None, on_progress: Progress | None) -> MixingLaw:
+        """Returns the law to fit: the named one, or the one that is chosen."""
+        choice = self.choice(law=law, step=step, on_progress=on_progress)
+        if choice is not None:
+            return choice.best
+        try:
+            return find_law(law or self.config.fit.law)
+        except FitError as error:
+            raise FitError(
+                error.problem,
+                where=None if law else "[fit] in mixlaw.toml",
+                do=f"{error.do}; or let it be chosen, with {SELECT!r}",
+            ) from None
 
     def _refuse_imported_fit(self) -> None:
         """Refuses to compare proxies trained here with the law of runs from elsewhere."""
@@ -717,6 +841,11 @@ class Study:
         start = time.monotonic()
         yield
         record_seconds(self.path, stage, time.monotonic() - start)
+
+
+def _stage(on_progress: Progress | None, name: str) -> Callable[[float], None] | None:
+    """Returns what is told the share of a stage that is done."""
+    return None if on_progress is None else lambda share: on_progress(name, share, 1.0)
 
 
 def _default_config(folder: Path) -> Config:

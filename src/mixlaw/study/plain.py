@@ -11,6 +11,7 @@ import numpy as np
 from mixlaw.fit import FitResult
 from mixlaw.mixtures import Mixture
 from mixlaw.optimize import Optimum, WeightedLoss
+from mixlaw.selection import LawChoice, Validation
 
 
 def to_plain(value: object) -> Any:
@@ -19,8 +20,8 @@ def to_plain(value: object) -> Any:
         return dict(value)
     if isinstance(value, WeightedLoss):
         return value.shares
-    if isinstance(value, FitResult):
-        return value.to_json()
+    if isinstance(value, FitResult | LawChoice | Validation):
+        return to_plain(value.to_json())
     if is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
         if isinstance(value, Optimum):
