@@ -5,9 +5,12 @@
 DIR is `mixinglaws` of the published runs, or a folder that holds it. Without `--predict`: 2Mix and
 5Mix mixtures left out one at a time, 3Mix in random splits into 18 and the rest, RedPajama and 5Mix
 from smaller sizes to the largest, from early steps to later ones, and new mixtures at a new size;
-the critical proportion of `ct`. With it: every loss in the second folder that the first has not,
-predicted from the first: RedPajama from at most 410M and 30k steps (5Mix's long runs calibrate the
-steps), overall, by domain, and the difference of each pair of mixtures at one size and step.
+the critical proportion of `ct`.
+
+With it: losses in the second folder that the first has not, predicted from the first. RedPajama and
+5Mix are predicted at any size and step, other sets and `ct` where mixtures were fitted. RedPajama
+is fitted to at most 410M (5Mix's long runs calibrate the steps), and predicted overall, by domain,
+and as the difference of each pair of mixtures at one size and step.
 
 The mixture of a difference is two names joined by ` - `: the first one's loss less the second's.
 """
@@ -25,6 +28,7 @@ from records import Records, benchmark_arguments  # isort: skip
 
 import paper_mixing
 import paper_scale
+from mixlaw.errors import MixlawError
 from mixlaw.importers.published import read_mixinglaws
 
 Task = Callable[[], list[dict[str, Any]]]
@@ -45,7 +49,11 @@ def main() -> None:
     spawn = get_context("spawn")  # Polars does not survive a fork
     with ProcessPoolExecutor(NUM_WORKERS, mp_context=spawn) as pool:
         for name, future in [(name, pool.submit(task)) for name, task in tasks]:
-            rows = future.result()
+            try:
+                rows = future.result()
+            except MixlawError as error:  # the other parts are worth having
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
             print(f"{name}: {len(rows)} records", file=sys.stderr)
             for row in rows:
                 add(records, row, labels)

@@ -3,6 +3,8 @@
 Shape letters: R runs, M training domains, T targets, L learners, X mixtures that are predicted.
 """
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from mixlaw.fit.learners import (
 from mixlaw.importers.published import read_mixinglaws, read_valid_weights
 from mixlaw.importers.standard import PublishedRuns
 from mixlaw.laws.library import MIXING_LAWS
-from mixlaw.observations import LossTable, loss_table
+from mixlaw.observations import PROPORTION_PREFIX, LossTable, loss_table
 from mixlaw.predict import conformal_halfwidth
 from mixlaw.selection.choice import (
     LearnerChoice,
@@ -60,6 +62,8 @@ SHOWN = ("m2", "m3", "log-linear", "implicit")
 STEP = 30_000
 NUM_SPLITS = 20
 FEWEST_MIXTURES = 8
+SCALED_SETS = ("RedPajama", "5Mix")
+"""Sets whose further sizes and steps are predicted (`paper_scale.py`)."""
 LEVEL = 0.9
 
 Record = dict[str, Any]
@@ -106,9 +110,9 @@ def learners_of(names: Sequence[str]) -> list[Learner]:
     return [baselines.get(name) or LawLearner(MIXING_LAWS[name]) for name in names]
 
 
-def shown_learners(names: Sequence[str] = (*CANDIDATES, *SHOWN)) -> list[Learner]:
+def shown_learners() -> list[Learner]:
     """Returns all that stand in the tables, with the baselines that are installed."""
-    return learners_of((*names, *(("gp", "lightgbm") if has_baselines() else ())))
+    return learners_of((*CANDIDATES, *SHOWN, *(("gp", "lightgbm") if has_baselines() else ())))
 
 
 def law_field(name: str) -> str | None:
@@ -274,17 +278,46 @@ def predict_mixtures(fit_folder: Path, predict_folder: Path, name: str) -> list[
     for params, step in sorted(where.select("params_non_embedding", "step").unique().iter_rows()):
         table = study.table(params, step)
         if table is not None and len(set(table.mixture_ids)) >= FEWEST_MIXTURES:
-            found = Study(new, study.weights).table(params, step)
-            assert found is not None
-            rows += _predict_table(study, table, found, f"{name.lower()}/{size_name(params)}")
+            rows += _predict_table(study, table, asked_losses(new, table, params), name, params)
+        elif name not in SCALED_SETS:
+            print(f"{name}: too few mixtures to predict {params:.4g} at {step}", file=sys.stderr)
     return rows
 
 
-def _predict_table(study: Study, table: LossTable, new: LossTable, case: str) -> list[Record]:
+@dataclass(frozen=True)
+class Asked:
+    """Losses that are predicted: one row per run, a column per target; NaN where there is none."""
+
+    run_ids: tuple[str, ...]
+    r_XM: np.ndarray
+    y_XT: np.ndarray
+
+
+def asked_losses(new: PublishedRuns, table: LossTable, params: float | None) -> Asked:
+    """Returns unseen losses at the table's step, targets and domains in its order."""
+    rows = new.observations.filter(
+        pl.col("step") == table.step, pl.col("target").is_in(list(table.targets))
+    )
+    runs = new.runs.join(rows, on="run_id", how="semi", maintain_order="left")
+    if params is not None:
+        runs = runs.filter(pl.col("params_non_embedding") == params)
+    run_ids = tuple(runs["run_id"].to_list())
+    row_of, column_of = ({one: i for i, one in enumerate(n)} for n in (run_ids, table.targets))
+    y_XT = np.full((len(run_ids), len(table.targets)), np.nan)
+    for run_id, target, value in rows.select("run_id", "target", "value").iter_rows():
+        if run_id in row_of:
+            y_XT[row_of[run_id], column_of[target]] = value
+    shares = runs.select(PROPORTION_PREFIX + domain for domain in table.domains)
+    return Asked(run_ids, shares.to_numpy().reshape(len(run_ids), -1), y_XT)
+
+
+def _predict_table(
+    study: Study, table: LossTable, new: Asked, name: str, params: float
+) -> list[Record]:
+    if not len(new.run_ids):
+        return []
     weight_T = study.weight_row(table)
     candidates = learners_of(CANDIDATES)
-    order = [new.targets.index(target) for target in table.targets]
-    new_RT = new.y_RT[:, order]
     choice = choose_learner(
         table.r_RM, table.y_RT, learners=candidates, mixture_ids=table.mixture_ids,
         weight_T=weight_T, num_folds=len(table.r_RM),
@@ -293,43 +326,47 @@ def _predict_table(study: Study, table: LossTable, new: LossTable, case: str) ->
     whole = np.eye(len(table.targets))
     if weight_T is not None:
         whole = np.vstack([whole, weight_T])
+    observed_XK = new.y_XT
+    if weight_T is not None:
+        observed_XK = np.column_stack([new.y_XT, new.y_XT @ weight_T])
     half_XK, _ = conformal_halfwidth(
-        residual_RT, residual_RT @ whole.T, design_GM=table.r_RM, r_RM=new.r_RM, level=LEVEL
+        residual_RT, residual_RT @ whole.T, design_GM=table.r_RM, r_RM=new.r_XM, level=LEVEL
     )
     names = (*table.targets, *(() if weight_T is None else ("overall",)))
-    if case == "redpajama/410M":
-        case = "redpajama/overall"
-    shared = {"case": case, "params": None, "step": table.step, "tokens": table.tokens}
+    shared = {"params": params, "step": table.step, "tokens": table.tokens}
     shared |= {"unit": table.unit, "n": len(table.r_RM), "split": "new mixtures"}
     rows: list[Record] = []
     by_law = {
-        learner.name: learner.predict(table.r_RM, table.y_RT, r_XM=new.r_RM)
+        learner.name: learner.predict(table.r_RM, table.y_RT, r_XM=new.r_XM)
         for learner in shown_learners()
     }
     by_law["selected"] = np.einsum(
         "l,lxt->xt", choice.weight_L, np.stack([by_law[one.name] for one in candidates])
     )
-    for name, value_XT in by_law.items():
-        law = law_field(name)
+    for law_key, value_XT in by_law.items():
+        law = law_field(law_key)
         if law is None:
             continue
         law_name = choice.selected_name if law == "selected" else None
-        value_XK, observed_XK = value_XT @ whole.T, new_RT @ whole.T
+        value_XK = value_XT @ whole.T
         for x, run_id in enumerate(new.run_ids):
             for k, target in enumerate(names):
                 value, half = float(value_XK[x, k]), float(half_XK[x, k])
                 limits = {"low": value - half, "high": value + half} if law == "selected" else {}
                 rows.append(
                     shared | {"law": law, "law_name": law_name, "metric": "prediction"}
+                    | {"case": case_of(name, params, target)}
                     | {"target": target, "run_id": run_id, "value": value, **limits}
                     | {"observed": float(observed_XK[x, k])}
                 )  # fmt: skip
         target = "overall" if weight_T is not None else "mean"
         error_XK = np.abs(value_XK - observed_XK)
-        mae = float(np.nanmean(error_XK[:, -1] if weight_T is not None else error_XK))
+        error_XK = error_XK[:, -1:] if weight_T is not None else error_XK
+        known = error_XK[np.isfinite(error_XK)]
+        mae = float(np.mean(known)) if len(known) else math.nan
         rows.append(
             shared | {"law": law, "law_name": law_name, "metric": "mae"}
-            | {"target": target, "value": mae}
+            | {"case": case_of(name, params, target), "target": target, "value": mae}
         )  # fmt: skip
     return rows
 
@@ -378,19 +415,29 @@ def _predict_continued(study: Study, new: PublishedRuns) -> list[Record]:
     for step in sorted(new.observations["step"].unique().to_list()):
         seen = study.runs.observations.filter(pl.col("step") == step)
         if step == 0 or not seen.height:
+            print(f"ct: nothing was fitted at step {step}", file=sys.stderr)
             continue
         table = loss_table(study.runs.runs, seen, step=step)
-        asked = loss_table(new.runs, new.observations, targets=table.targets, step=step)
-        value_XT = learners_of(("m4",))[0].predict(table.r_RM, table.y_RT, r_XM=asked.r_RM)
+        asked = asked_losses(new, table, None)
+        if not len(asked.run_ids):
+            continue
+        value_XT = learners_of(("m4",))[0].predict(table.r_RM, table.y_RT, r_XM=asked.r_XM)
         rows += [
             {"case": "ct", "law": "m4", "metric": "prediction", "step": step}
             | {"tokens": table.tokens, "params": SIZES["70M"], "target": target}
             | {"run_id": run_id, "value": float(value_XT[x, t])}
-            | {"observed": float(asked.y_RT[x, t]), "n": len(table.r_RM)}
+            | {"observed": float(asked.y_XT[x, t]), "n": len(table.r_RM)}
             for x, run_id in enumerate(asked.run_ids)
             for t, target in enumerate(table.targets)
         ]
     return rows
+
+
+def case_of(name: str, params: float, target: str) -> str:
+    """Returns the case of a prediction."""
+    if name == "RedPajama":
+        return "redpajama/overall" if target == "overall" else "redpajama/domain"
+    return f"{name.lower()}/{size_name(params)}"
 
 
 def size_name(params: float) -> str:

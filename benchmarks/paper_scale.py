@@ -81,14 +81,14 @@ def run_holdout(folder: Path, set_name: str, name: str) -> list[Record]:
     """Returns the records of one hold-out."""
     _, holdout = HOLDOUTS[set_name, name]
     study = Study.read(folder, set_name)
-    calibration = Study.read(folder, "5Mix") if set_name == "RedPajama" else None
+    calibration = _calibration(folder, set_name)
     shares: list[Prediction] = []
     for kept in _folds(study, holdout):
         fitted = _cut(study, holdout, kept)
         asked = _asked(study, holdout, kept)
         for law in holdout.laws:
             shares += _predict(law, fitted, asked, calibration)
-    return _records(set_name, holdout.name, shares, study, every_domain=False)
+    return _records(set_name, holdout.name, shares, every_domain=False)
 
 
 def predict_beyond(fit_folder: Path, predict_folder: Path, set_name: str) -> list[Record]:
@@ -109,7 +109,7 @@ def predict_beyond(fit_folder: Path, predict_folder: Path, set_name: str) -> lis
     )  # fmt: skip
     if not rows.height:
         return []
-    calibration = Study.read(fit_folder, "5Mix") if set_name == "RedPajama" else None
+    calibration = _calibration(fit_folder, set_name)
     largest = max(SIZES["410M"], 0.0)
     holdout = Holdout(name="prediction", long_runs=tuple(SIZES.values()))
     fitted = _cut(study, replace(holdout, fit_sizes=_sizes_up_to(study, largest)), None)
@@ -117,7 +117,17 @@ def predict_beyond(fit_folder: Path, predict_folder: Path, set_name: str) -> lis
     shares: list[Prediction] = []
     for law in ("selected", "nested", "official"):
         shares += _predict(law, fitted, asked, calibration)
-    return _records(set_name, "prediction", shares, asked, every_domain=True)
+    return _records(set_name, "prediction", shares, every_domain=True)
+
+
+def _calibration(folder: Path, set_name: str) -> Study | None:
+    """Returns 5Mix's runs, whose recipe is RedPajama's; None: there are none, or no need."""
+    if set_name != "RedPajama":
+        return None
+    if not (folder / "5Mix").is_dir():
+        print("RedPajama without 5Mix: the steps are not calibrated", file=sys.stderr)
+        return None
+    return Study.read(folder, "5Mix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,12 +244,20 @@ def _nested_values(
 
 
 def _records(
-    set_name: str, split: str, found: Sequence[Prediction], study: Study, *, every_domain: bool
+    set_name: str, split: str, found: Sequence[Prediction], *, every_domain: bool
 ) -> list[Record]:
     rows: list[Record] = []
     for law in dict.fromkeys(one.law for one in found):
         mine = [one for one in found if one.law == law]
-        rows += _scores(set_name, split, mine, study)
+        groups = [mine]
+        if set_name != "RedPajama":  # a case for each size
+            sizes = dict.fromkeys(one.params for one in mine)
+            groups = [[one for one in mine if one.params == size] for size in sizes]
+            if len(groups) > 1:
+                pooled = float(np.mean(np.abs(_errors(mine, "overall")[0])))
+                print(f"{set_name}, {split}, {law}, all sizes: MAE {pooled:.4f}", file=sys.stderr)
+        for group in groups:
+            rows += _scores(set_name, split, group)
         for one in mine:
             rows += _single_predictions(set_name, split, one, every_domain=every_domain)
     return rows
@@ -275,13 +293,15 @@ def _single_predictions(
     return [row for row in rows if np.isfinite(row["value"])]
 
 
-def _scores(set_name: str, split: str, found: Sequence[Prediction], study: Study) -> list[Record]:
-    """Returns mean absolute error, bias as text in no record, coverage and width of one law."""
+def _scores(set_name: str, split: str, found: Sequence[Prediction]) -> list[Record]:
+    """Returns mean absolute error, coverage and width of one law."""
     rows: list[Record] = []
     first = found[0]
     shared = _shared(first, split) | {"params": None, "step": None, "tokens": None}
     if len({one.params for one in found}) == 1:
         shared["params"] = first.params
+    if len({one.law_name for one in found}) > 1:
+        shared["law_name"] = None if first.draws_BXT is None else "scaling, then what was chosen"
     views = {"overall": OVERALL, "domain": "mean", "difference": OVERALL}
     for view, target in views.items():
         if set_name != "RedPajama" and view == "difference":

@@ -15,7 +15,7 @@ of single mixtures, where that predicts the largest fitted size better.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -26,12 +26,14 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from mixlaw.errors import TableError
 from mixlaw.fit.joint import JointFit, JointPrediction, fit_joint_table
 from mixlaw.fit.joint_choice import choose_joint
 from mixlaw.fit.joint_holdout import LeftOut
 from mixlaw.fit.joint_table import JointTable, joint_table
 from mixlaw.importers.published import PublishedRuns, read_slimpajama
 from mixlaw.laws.joint import JOINT_LAWS
+from mixlaw.observations import PROPORTION_PREFIX, proportion_domains
 from slimpajama_mixed import NAME as MIXED
 from slimpajama_mixed import fill, mixed_holdout_error, predict_mixed
 
@@ -67,8 +69,11 @@ def main() -> None:
         below = np.inf if options.fit_below is None else options.fit_below
         further = unseen(published, read_slimpajama(options.predict))
         labels |= further.labels
-        held_out = late_rows(further, targets=fitted.targets)
-        add_split(records, fitted.select(fitted.params_R < below), held_out, labels)
+        held_out = like_fitted(further, fitted)
+        if held_out is None:
+            print("nothing is to be predicted: no further loss from 4B tokens on", file=sys.stderr)
+        else:
+            add_split(records, fitted.select(fitted.params_R < below), held_out, labels)
     else:
         sizes = np.unique(fitted.params_R)
         below = sizes[-1] if options.fit_below is None else options.fit_below
@@ -84,6 +89,35 @@ def late_rows(published: PublishedRuns, *, targets: Sequence[str] | None = None)
     """Returns the losses from 4B tokens on; a missing cell stays missing."""
     late = published.observations.filter(pl.col("tokens") >= FIRST_TOKENS)
     return joint_table(published.runs, late, targets=targets)
+
+
+def like_fitted(further: PublishedRuns, fitted: JointTable) -> JointTable | None:
+    """Returns the late losses with the domains and targets of the fit; None: there are none.
+
+    A target that the second folder lacks is missing everywhere; a domain that it lacks has share 0.
+    """
+    late = further.observations.filter(
+        pl.col("tokens") >= FIRST_TOKENS, pl.col("target").is_in(list(fitted.targets))
+    )
+    if not late.height:
+        return None
+    ours = [PROPORTION_PREFIX + domain for domain in fitted.domains]
+    theirs = [PROPORTION_PREFIX + domain for domain in proportion_domains(further.runs)]
+    strange = [column for column in theirs if column not in ours]
+    if strange and further.runs.select(strange).sum().sum_horizontal().item() > 0:
+        raise TableError(
+            f"the fit has no domain {strange[0].removeprefix(PROPORTION_PREFIX)!r}",
+            do=f"its domains are {', '.join(fitted.domains)}",
+        )
+    runs = further.runs.with_columns(
+        pl.lit(0.0).alias(column) for column in ours if column not in theirs
+    )
+    runs = runs.select(*(c for c in runs.columns if not c.startswith(PROPORTION_PREFIX)), *ours)
+    known = [target for target in fitted.targets if target in set(late["target"])]
+    found = joint_table(runs, late, targets=known)
+    y_RT = np.full((len(found.y_RT), len(fitted.targets)), np.nan)
+    y_RT[:, [fitted.targets.index(target) for target in known]] = found.y_RT
+    return replace(found, targets=fitted.targets, y_RT=y_RT)
 
 
 def add_split(

@@ -317,7 +317,7 @@ def validate_command(
         typer.Option("--all", help="Every law, and the baselines of the `baselines` extra."),
     ] = False,
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Folds of mixtures; 10, or 5 below 30 mixtures.")
+        int | None, typer.Option(min=2, help="Folds of mixtures; 5 up to 30 mixtures, 10 beyond.")
     ] = None,
     repeats: Annotated[
         int, typer.Option(min=1, help="How often mixtures are dealt into folds.")
