@@ -9,6 +9,7 @@ else of them.
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,29 +189,27 @@ class LightGBMLearner(Learner):
     ) -> Float[np.ndarray, "K X T"]:
         """Returns predictions of one model for each fold and target."""
         regressor = _light_gbm()
-        value_KXT = np.empty((len(keep_KR), len(r_XM), y_RT.shape[1]))
-        for k, keep_R in enumerate(keep_KR):
-            for i in range(y_RT.shape[1]):
-                known_R = np.flatnonzero(keep_R & np.isfinite(y_RT[:, i]))
-                # Each tree draws rows by their places: these must not depend on the runs' order.
-                known_R = known_R[np.argsort(y_RT[known_R, i])]
-                leaf = int(np.clip(len(known_R) // ROWS_PER_LEAF, 2, FEWEST_IN_LEAF))
-                model = regressor(
-                    n_estimators=NUM_TREES,
-                    learning_rate=LEARNING_RATE,
-                    num_leaves=NUM_LEAVES,
-                    min_child_samples=leaf,
-                    subsample=ROWS_PER_TREE,
-                    subsample_freq=1,
-                    random_state=self.seed,
-                    deterministic=True,
-                    force_row_wise=True,
-                    n_jobs=1,
-                    verbosity=-1,
-                )
-                model.fit(r_RM[known_R], y_RT[known_R, i])
-                value_KXT[k, :, i] = np.asarray(model.booster_.predict(r_XM), dtype=np.float64)
-        return value_KXT
+
+        def predict(x_NM: Float[np.ndarray, "N M"], y_N: Float[np.ndarray, " N"]) -> np.ndarray:
+            # Each tree draws rows by their places: these must not depend on the runs' order.
+            order_N = np.argsort(y_N)
+            model = regressor(
+                n_estimators=NUM_TREES,
+                learning_rate=LEARNING_RATE,
+                num_leaves=NUM_LEAVES,
+                min_child_samples=int(np.clip(len(y_N) // ROWS_PER_LEAF, 2, FEWEST_IN_LEAF)),
+                subsample=ROWS_PER_TREE,
+                subsample_freq=1,
+                random_state=self.seed,
+                deterministic=True,
+                force_row_wise=True,
+                n_jobs=1,
+                verbosity=-1,
+            )
+            model.fit(x_NM[order_N], y_N[order_N])
+            return np.asarray(model.booster_.predict(r_XM), dtype=np.float64)
+
+        return _predict_each(r_RM, y_RT, keep_KR, predict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,18 +241,33 @@ class GaussianProcessLearner(Learner):
         start_K: Int[np.ndarray, " K"] | None = None,
     ) -> Float[np.ndarray, "K X T"]:
         """Returns predictions of one process for each fold and target."""
-        value_KXT = np.empty((len(keep_KR), len(r_XM), y_RT.shape[1]))
-        for k, keep_R in enumerate(keep_KR):
-            for i in range(y_RT.shape[1]):
-                known_R = keep_R & np.isfinite(y_RT[:, i])
-                model = _gaussian_process(r_RM.shape[1], self.num_restarts, self.seed)
-                with warnings.catch_warnings():
-                    # A length at its bound, "this domain does not matter", is no news.
-                    warnings.filterwarnings("ignore", message="The optimal value found")
-                    warnings.filterwarnings("ignore", message="lbfgs failed to converge")
-                    model.fit(r_RM[known_R], y_RT[known_R, i])
-                value_KXT[k, :, i] = model.predict(r_XM)
-        return value_KXT
+
+        def predict(x_NM: Float[np.ndarray, "N M"], y_N: Float[np.ndarray, " N"]) -> np.ndarray:
+            model = _gaussian_process(r_RM.shape[1], self.num_restarts, self.seed)
+            with warnings.catch_warnings():
+                # A length at its bound, "this domain does not matter", is no news.
+                warnings.filterwarnings("ignore", message="The optimal value found")
+                warnings.filterwarnings("ignore", message="lbfgs failed to converge")
+                model.fit(x_NM, y_N)
+            return model.predict(r_XM)
+
+        return _predict_each(r_RM, y_RT, keep_KR, predict)
+
+
+def _predict_each(
+    r_RM: Float[np.ndarray, "R M"],
+    y_RT: Float[np.ndarray, "R T"],
+    keep_KR: Bool[np.ndarray, "K R"],
+    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Float[np.ndarray, "K X T"]:
+    """Returns what a model of each fold and target, which sees only its runs, predicts."""
+    known_TR = np.isfinite(y_RT.T)
+    by_fold = [
+        [predict(r_RM[keep_R & known_R], y_R[keep_R & known_R])
+         for y_R, known_R in zip(y_RT.T, known_TR, strict=True)]
+        for keep_R in keep_KR
+    ]  # fmt: skip
+    return np.array(by_fold).swapaxes(1, 2)
 
 
 def within_reach(

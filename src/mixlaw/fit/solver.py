@@ -108,8 +108,8 @@ class Problems:
         weight_BR = self.weight_BR / self.scale_B[:, None]
         strength_B1 = self.strength_B[:, None]
         pull_BR, pull_BQ = weight_BR * trust_BR * misfit_BR, strength_B1 * trust_BQ * shrinkage_BQ
-        # Beyond HUBER rho has no curvature; a little of it keeps the matrices positive. That of the
-        # shrinkage bounds rho from above, so that no step runs off where only it holds a parameter.
+        # Beyond HUBER rho has no curvature; a little of it keeps the matrices positive. More
+        # of it in the shrinkage: no step must run off where only that holds a parameter.
         curve_BR = weight_BR / self.scale_B[:, None] * trust_BR**3
         curve_BQ = strength_B1**2 * trust_BQ**2
         return Expansion(
