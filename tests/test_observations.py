@@ -12,10 +12,15 @@ from mixlaw.observations import (
     RUN_SCHEMA,
     check_observations,
     check_runs,
+    constant_runs,
+    decode_stages,
+    encode_stages,
     loss_table,
+    loss_target_names,
     proportion_domains,
     run_mixture,
     target_names,
+    task_target_names,
 )
 
 
@@ -177,13 +182,15 @@ def test_runs_that_make_no_sense_say_why(change, message: str) -> None:
                 .then(pl.lit("bits_per_byte"))
                 .otherwise("unit")
             ),
-            "the losses must have one unit, found bits_per_byte, nats_per_token",
+            "the losses must have one unit, found bits_per_byte, nats_per_token\n"
+            "  do: name targets of one unit: losses, or errors of tasks",
         ),
         (
             lambda rows: rows.with_columns(
                 unit=pl.when(pl.col("target") == "wiki").then(None).otherwise("unit")
             ),
-            "the losses must have one unit, found nats_per_token, none",
+            "the losses must have one unit, found nats_per_token, none\n"
+            "  do: name targets of one unit: losses, or errors of tasks",
         ),
     ],
 )
@@ -214,3 +221,48 @@ def test_nothing_to_read_says_what_was_looked_for(arguments: dict[str, object], 
         f"no finished run has an observation{words}\n"
         "  do: train some with `mixlaw run`, or import them with `mixlaw import`"
     )
+
+
+def with_task() -> pl.DataFrame:
+    """Observations with errors of a task beside the losses, first in the table."""
+    errors = make_observations().with_columns(
+        target=pl.lit("task:") + pl.col("target"),
+        value=pl.col("value") / 10,
+        unit=pl.lit("error"),
+    )
+    return pl.concat([errors, make_observations()])
+
+
+def test_a_table_is_of_losses_unless_errors_are_asked_for() -> None:
+    table = loss_table(make_runs(), with_task())
+    assert (table.targets, table.unit) == (("web", "wiki"), "nats_per_token")
+    assert table.y_RT[:, 0].tolist() == [3.1, 3.0, 2.9]
+    errors = loss_table(make_runs(), with_task(), targets=["task:web"])
+    assert (errors.targets, errors.unit) == (("task:web",), "error")
+    assert errors.y_RT[:, 0] == pytest.approx([0.31, 0.30, 0.29])
+    only = with_task().filter(pl.col("unit") == "error")
+    assert loss_table(make_runs(), only).targets == ("task:web", "task:wiki")
+    with pytest.raises(TableError, match="must have one unit, found error, nats_per_token"):
+        loss_table(make_runs(), with_task(), targets=["web", "task:web"])
+
+
+def test_targets_are_told_apart_by_unit() -> None:
+    assert loss_target_names(with_task()) == ("web", "wiki")
+    assert task_target_names(with_task()) == ("task:web", "task:wiki")
+    assert task_target_names(make_observations()) == ()
+    without_units = make_observations().with_columns(unit=pl.lit(None, pl.String))
+    assert loss_target_names(without_units) == ("web", "wiki")
+
+
+def test_stages_come_back_from_their_text() -> None:
+    stages = ((5, Mixture.of({"<b>": 0.1, "🦜": 0.9})), (9, Mixture.of({"🦜": 1.0})))
+    assert decode_stages(encode_stages(stages)) == stages
+    for text in ("", "[1]", '{"until": 1}', '[{"until": 3}]', "null"):
+        with pytest.raises(TableError, match="a run's stages must be JSON"):
+            decode_stages(text)
+
+
+def test_runs_with_stages_are_not_constant() -> None:
+    staged = make_runs().with_columns(stages=pl.Series([None, "[]", None], dtype=pl.String))
+    assert constant_runs(staged)["run_id"].to_list() == ["one", "three"]
+    assert constant_runs(make_runs()).height == 3

@@ -3,7 +3,6 @@ import json
 import logging
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,74 +20,16 @@ from mixlaw.proxy import ProxyTrainer, proxy_recipe
 from mixlaw.proxy.checkpoint import load_checkpoint
 from mixlaw.proxy.data import validation_sequences
 from mixlaw.proxy.model import FlatTensors, ProxyModel
-from mixlaw.runs import Attempt, Interrupted, LocalExecutor, RunSpec, RunStore, TrainingSummary
-from mixlaw.runs.folder import METRICS_FILE, MetricsRow
+from mixlaw.runs import Attempt, LocalExecutor, RunStore
+from mixlaw.runs.folder import METRICS_FILE
+from tiny_proxies import NAMES, STDLIB, build_corpus, make_spec, train, train_until
 
 pytestmark = pytest.mark.train
-
-STDLIB = Path(sysconfig.get_path("stdlib"))
-NAMES = ("net <script>", "../$(id)", "🍲'\"")
-"""Training domains; the last one of the corpus, "unseen", is only a target."""
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    path = tmp_path_factory.mktemp("train") / "corpus"
-    sources = ("email", "asyncio", "unittest")
-    for name, source in zip(NAMES, sources, strict=True):
-        add_domain(path, name, sorted((STDLIB / source).glob("*.py")), validation_share=0.2)
-    add_domain(path, "unseen", sorted((STDLIB / "json").glob("*.py")), target_only=True)
-    return Corpus.open(path)
-
-
-def make_spec(corpus: Corpus, **changes: Any) -> RunSpec:
-    recipe = proxy_recipe(
-        corpus,
-        precision=changes.pop("precision", "fp32"),
-        device="cpu",
-        sequence_length=32,
-        batch_size=8,
-        validation_sequences=changes.pop("validation_sequences", 12),
-    )
-    spec = RunSpec(
-        mixture=Mixture.of(dict(zip(NAMES, (0.5, 0.3, 0.2), strict=True))),
-        params=12_288,
-        steps=24,
-        tokens_per_step=recipe.tokens_per_step,
-        eval_steps=(0, 6, 12, 24),
-        corpus=recipe.corpus,
-        tokenizer=recipe.tokenizer,
-        trainer=recipe.trainer,
-        precision=recipe.precision,
-    )
-    return replace(spec, **changes)
-
-
-class StoppedAttempt(Attempt):
-    """Is asked to stop after so many steps, as by a signal."""
-
-    def __init__(self, folder: Path, *, after: int, checkpoint_seconds: float = 1e9) -> None:
-        super().__init__(folder=folder, checkpoint_seconds=checkpoint_seconds)
-        self.left = after
-
-    def should_stop(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
-def train(
-    corpus: Corpus, spec: RunSpec, folder: Path, **options: Any
-) -> tuple[list[MetricsRow], TrainingSummary]:
-    folder.mkdir(exist_ok=True, parents=True)
-    attempt = Attempt(folder=folder)
-    summary = ProxyTrainer(corpus.path, **options).train(spec, attempt)
-    return attempt.metrics(), summary
-
-
-def train_until(corpus: Corpus, spec: RunSpec, folder: Path, steps: int) -> None:
-    folder.mkdir(exist_ok=True, parents=True)
-    with pytest.raises(Interrupted):
-        ProxyTrainer(corpus.path).train(spec, StoppedAttempt(folder, after=steps))
+    return build_corpus(tmp_path_factory.mktemp("train") / "corpus")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -44,6 +44,7 @@ evaluations = st.builds(
         max_size=4,
     ),
     unit=st.sampled_from(["nats_per_token", "bits_per_byte", "error"]),
+    units=st.dictionaries(st.text(max_size=20), st.just("error"), max_size=2),
 )
 
 
@@ -172,3 +173,30 @@ def test_a_trainer_works_without_a_process_of_its_own_and_resumes_bit_for_bit(
         runs_sgd.SgdTrainer().train(spec, stopped)
     runs_sgd.SgdTrainer().train(spec, Attempt(folder=halves, checkpoint_seconds=0.0))
     assert (halves / METRICS_FILE).read_bytes() == (whole.folder / METRICS_FILE).read_bytes()
+
+
+def test_a_target_keeps_its_own_unit(tmp_path: Path) -> None:
+    attempt = Attempt(folder=tmp_path)
+    values = {"web": (3.0, 0.1), "task:web": (0.5, 0.02)}
+    attempt.append_metrics(1, 64, values, units={"task:web": "error"})
+    (row,) = read_metrics(tmp_path / METRICS_FILE)
+    assert (row.unit_of("web"), row.unit_of("task:web")) == ("nats_per_token", "error")
+
+
+def test_a_row_of_one_unit_is_written_as_before_there_were_several(tmp_path: Path) -> None:
+    Attempt(folder=tmp_path).append_metrics(1, 64, {"web": (3.0, None)})
+    assert (tmp_path / METRICS_FILE).read_text() == (
+        '{"step": 1, "tokens": 64, "values": {"web": [3.0, null]}, "unit": "nats_per_token"}\n'
+    )
+
+
+def test_a_target_whose_unit_changes_is_told(tmp_path: Path) -> None:
+    (spec,) = runs_sgd.make_specs(1, steps=3)
+    attempt = Attempt(folder=tmp_path)
+    for step in spec.eval_steps:
+        attempt.append_metrics(
+            step, 64 * step, {"web": (0.5, None)}, units={"web": "error"} if step else None
+        )
+    with pytest.raises(RunError) as error:
+        check_metrics(tmp_path, spec)
+    assert "'web' is in nats_per_token and, at step 1, in error" in str(error.value)

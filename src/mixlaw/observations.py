@@ -1,12 +1,14 @@
 """The two tables that everything after training or importing reads: runs and observations.
 
 Runs and observations are Polars frames with the schemas below; a run's token shares stand in one
-column per domain, named `r:<domain>`. `LossTable` is what a fit takes: one row per run, one column
-per target.
+column per domain, named `r:<domain>`. Where a run has stages, these are the shares of all its
+tokens, and `stages` has the mixture of each. `LossTable` is what a fit takes: one row per run, one
+column per target.
 
 Shape letters: R runs, M training domains, T targets.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ PROPORTION_PREFIX = "r:"
 RUN_SCHEMA: dict[str, pl.DataType] = {
     "run_id": pl.String(),
     "mixture_id": pl.String(),
-    "role": pl.String(),  # design | noise | holdout | verify | imported
+    "role": pl.String(),  # design | noise | holdout | verify | original | imported
     "params_non_embedding": pl.Float64(),
     "params_total": pl.Float64(),
     "tokens_per_step": pl.Float64(),
@@ -35,9 +37,10 @@ RUN_SCHEMA: dict[str, pl.DataType] = {
     "corpus": pl.String(),
     "trainer": pl.String(),
     "seed": pl.Int64(),
-    "parent_run_id": pl.String(),
+    "parent_run_id": pl.String(),  # or the hash of the weights that it started from
     "status": pl.String(),
     "origin": pl.String(),  # "trained", or the source that was imported
+    "stages": pl.String(),  # JSON, see `encode_stages`; null: one mixture
 }
 """Columns of the runs table beside the proportions; null is "not known"."""
 
@@ -51,6 +54,9 @@ OBSERVATION_SCHEMA: dict[str, pl.DataType] = {
     "standard_error": pl.Float64(),
 }
 """Columns of the observation table; a null standard error is "not known"."""
+
+ERROR_UNIT = "error"
+"""Unit of targets that are a task's error; all others are losses."""
 
 
 def proportion_domains(runs: pl.DataFrame) -> tuple[str, ...]:
@@ -72,6 +78,35 @@ def run_mixture(runs: pl.DataFrame, run_id: str) -> Mixture:
     """Returns the mixture of one run."""
     row = runs.row(by_predicate=pl.col("run_id") == run_id, named=True)
     return Mixture.of({d: row[PROPORTION_PREFIX + d] for d in proportion_domains(runs)})
+
+
+def encode_stages(stages: Sequence[tuple[int, Mixture]]) -> str:
+    """Returns stages as the runs table has them, from the step that each ends at and its mixture.
+
+    It is JSON: `[{"until": 250, "proportions": {"web": 0.5, "code": 0.5}}, ...]`.
+    """
+    return json.dumps([{"until": end, "proportions": dict(m)} for end, m in stages])
+
+
+def decode_stages(text: str) -> tuple[tuple[int, Mixture], ...]:
+    """Returns stages as pairs of the step that each ends at and its mixture.
+
+    Raises:
+        TableError: The text is not what `encode_stages` gives.
+    """
+    try:
+        return tuple(
+            (int(stage["until"]), Mixture.of(stage["proportions"])) for stage in json.loads(text)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TableError(
+            f"a run's stages must be JSON, a list of `until` and `proportions`, found {text[:60]!r}"
+        ) from error
+
+
+def constant_runs(runs: pl.DataFrame) -> pl.DataFrame:
+    """Returns the runs that have one mixture from their first step to their last."""
+    return runs.filter(pl.col("stages").is_null()) if "stages" in runs.columns else runs
 
 
 def check_runs(runs: pl.DataFrame) -> pl.DataFrame:
@@ -138,6 +173,17 @@ def target_names(observations: pl.DataFrame) -> tuple[str, ...]:
     return tuple(observations["target"].unique(maintain_order=True).to_list())
 
 
+def loss_target_names(observations: pl.DataFrame) -> tuple[str, ...]:
+    """Returns the targets that are losses, in the order of their first row; all if none is one."""
+    losses = observations.filter(pl.col("unit").fill_null("") != ERROR_UNIT)
+    return target_names(losses if losses.height else observations)
+
+
+def task_target_names(observations: pl.DataFrame) -> tuple[str, ...]:
+    """Returns the targets that are a task's error, in the order of their first row."""
+    return target_names(observations.filter(pl.col("unit") == ERROR_UNIT))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LossTable:
     """Losses of runs at one step: what a mixing law is fitted to."""
@@ -194,7 +240,8 @@ def loss_table(
     Args:
         runs: The runs table.
         observations: The observations table.
-        targets: Which targets, in which order; all by default.
+        targets: Which targets, in which order; by default all losses, and where there are none
+            all errors.
         roles: Which roles of runs; all by default.
         step: The step to read; each run's last one by default.
 
@@ -205,7 +252,7 @@ def loss_table(
     observations = check_observations(observations)
     domains = proportion_domains(runs)
     known = target_names(observations)
-    chosen = known if targets is None else tuple(targets)
+    chosen = loss_target_names(observations) if targets is None else tuple(targets)
     for target in chosen:
         if target not in known:
             raise TableError(
@@ -232,7 +279,10 @@ def loss_table(
     units = rows["unit"].unique().to_list()
     if len(units) > 1:
         found = ", ".join(sorted("none" if unit is None else unit for unit in units))
-        raise TableError(f"the losses must have one unit, found {found}")
+        raise TableError(
+            f"the losses must have one unit, found {found}",
+            do="name targets of one unit: losses, or errors of tasks",
+        )
 
     run_ids: list[str] = runs["run_id"].to_list()
     row_of = {run_id: i for i, run_id in enumerate(run_ids)}

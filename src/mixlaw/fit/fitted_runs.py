@@ -7,7 +7,13 @@ import numpy as np
 import polars as pl
 
 from mixlaw.errors import FitError, TableError
-from mixlaw.observations import LossTable, check_observations, check_runs, loss_table
+from mixlaw.observations import (
+    LossTable,
+    check_observations,
+    check_runs,
+    constant_runs,
+    loss_table,
+)
 
 FITTED_ROLES = ("design", "imported")
 """Roles of runs that a law is fitted to."""
@@ -36,7 +42,10 @@ def read_fitted(
     step: int | None = None,
     params: float | None = None,
 ) -> FittedRuns:
-    """Returns the losses of the runs of one size at one step.
+    """Returns the losses of the runs of one size at one step, all from one starting point.
+
+    Runs whose mixture changes on the way are left out: a mixing law knows one mixture. So are runs
+    that start from another run's weights, unless all of the fitted ones start from the same.
 
     Args:
         runs: The runs table.
@@ -47,10 +56,13 @@ def read_fitted(
 
     Raises:
         TableError: The tables are not what they must be.
-        FitError: No run has that size, or the runs have no step in common.
+        FitError: No run has one mixture or that size, or the runs have no step or no starting point
+            in common.
     """
     runs, observations = check_runs(runs), check_observations(observations)
-    runs, notes = _one_size(runs, params)
+    runs, notes = one_start(runs)
+    runs, of_other_sizes = _one_size(runs, params)
+    notes += of_other_sizes
     if step is None:
         step, left_out = _last_common_step(runs, observations)
         notes += left_out
@@ -79,6 +91,41 @@ def check_table(fitted: LossTable) -> None:
                 f" {len(mixtures)}",
                 do="train or import more mixtures, about three per domain",
             )
+
+
+def one_start(runs: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Returns the runs of one mixture each and of one starting point, and what was left out.
+
+    From scratch where a fitted run is; else from the weights that all fitted runs start from.
+
+    Raises:
+        FitError: No run has one mixture, or they start from several weights.
+    """
+    constant = constant_runs(runs)
+    notes: tuple[str, ...] = ()
+    if staged := runs.height - constant.height:
+        if not constant.height:
+            raise FitError(
+                "a mixing law needs runs of one mixture each, but all have several stages",
+                do="fit a law of schedules to them (`mixlaw schedule`)",
+            )
+        notes += (f"{staged} runs whose mixture changes on the way are left out",)
+    fitted = constant.filter(
+        pl.col("role").is_in(FITTED_ROLES), pl.col("status").fill_null("done") == "done"
+    )
+    starts = fitted["parent_run_id"].unique().to_list()
+    if len(starts) > 1 and None not in starts:
+        raise FitError(
+            f"a mixing law needs runs of one starting point, but these start from {len(starts)}:"
+            f" {', '.join(sorted(start for start in starts if start is not None)[:4])}",
+            do="keep those of one `parent_run_id`",
+        )
+    start = None if None in starts or not starts else starts[0]
+    is_chosen = pl.col("parent_run_id").eq_missing(pl.lit(start, pl.String))
+    chosen = constant.filter(is_chosen)
+    if others := fitted.height - fitted.filter(is_chosen).height:
+        notes += (f"{others} runs that start from other weights are left out",)
+    return chosen, notes
 
 
 def _one_size(runs: pl.DataFrame, params: float | None) -> tuple[pl.DataFrame, tuple[str, ...]]:

@@ -15,8 +15,8 @@ from mixlaw.observations import (
     PROPORTION_PREFIX,
     check_observations,
     check_runs,
+    loss_target_names,
     proportion_domains,
-    target_names,
 )
 
 
@@ -69,7 +69,7 @@ def joint_table(
     """
     runs, observations = check_runs(runs), check_observations(observations)
     domains = proportion_domains(runs)
-    chosen = target_names(observations) if targets is None else tuple(targets)
+    chosen = loss_target_names(observations) if targets is None else tuple(targets)
     runs = runs.filter(pl.col("status").fill_null("done") == "done")
     size = "params_non_embedding" if runs["params_total"].null_count() else "params_total"
     wide = (

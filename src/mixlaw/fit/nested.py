@@ -21,8 +21,8 @@ from mixlaw.observations import (
     PROPORTION_PREFIX,
     check_observations,
     check_runs,
+    loss_target_names,
     proportion_domains,
-    target_names,
 )
 
 NestedForm = Literal["nested", "official"]
@@ -118,7 +118,7 @@ def extrapolate_nested(
         FitError: No mixture has enough steps and sizes.
     """
     runs, rows = _used_tables(runs, observations, targets, size_column)
-    chosen = target_names(rows) if targets is None else tuple(targets)
+    chosen = loss_target_names(rows) if targets is None else tuple(targets)
     steps_S, y_RTS = _loss_cube(runs, rows, chosen)
     at_step_RT = _extrapolate_steps(steps_S, y_RTS, step, form)
     mixtures = runs.unique("mixture_id", keep="first", maintain_order=True)

@@ -17,6 +17,7 @@ from mixlaw.observations import (
     PROPORTION_PREFIX,
     check_observations,
     check_runs,
+    loss_target_names,
     proportion_domains,
     target_names,
 )
@@ -103,7 +104,7 @@ def build_table(
     runs, observations = check_runs(runs), check_observations(observations)
     domains = proportion_domains(runs)
     known = target_names(observations)
-    chosen = known if targets is None else tuple(targets)
+    chosen = loss_target_names(observations) if targets is None else tuple(targets)
     unknown = [target for target in chosen if target not in known]
     if unknown:
         raise TableError(

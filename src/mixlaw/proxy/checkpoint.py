@@ -15,7 +15,7 @@ from mixlaw.files import write_atomic
 
 _log = logging.getLogger(__name__)
 
-_LENGTH_BYTES = 8
+HEADER_LENGTH_BYTES = 8
 """A safetensors file starts with the length of its JSON header, a 64-bit number."""
 
 
@@ -51,8 +51,8 @@ def load_checkpoint(path: Path, run_id: str) -> tuple[Progress, dict[str, Tensor
     """
     try:
         content = path.read_bytes()
-        length = int.from_bytes(content[:_LENGTH_BYTES], "little")
-        header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+        length = int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
+        header = json.loads(content[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
         metadata = header["__metadata__"]
         progress = Progress(
             run_id=metadata["run_id"],

@@ -1,23 +1,26 @@
-"""Batches as a pure function of seed, step and mixture, and the sequences that losses are read on.
+"""Batches as a pure function of seed, step and stages, and the sequences that losses are read on.
 
 The n-th sequence of a run belongs to the domain in whose part of [0, 1) a golden-ratio sequence
 falls, and the k-th sequence of a domain lies at the k-th place of a seeded permutation of its
-positions, a new one each epoch. So shares are realised to within O(log n / n), nothing has to be
-remembered to go on after a stop, and runs with one seed see each domain's text in one order,
-whatever their mixture.
+positions, a new one each epoch. So shares are realised to within O(log n / n), in each stage of a
+run too, nothing has to be remembered to go on after a stop, and runs with one seed see each
+domain's text in one order, whatever their mixtures: a domain goes on in a stage where it stopped
+in the one before.
 
 Shape letters: B sequences, T tokens of each.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from mixlaw.corpora import Corpus
 from mixlaw.errors import CorpusError, RunError
 from mixlaw.mixtures import Mixture
+from mixlaw.runs.spec import Stage
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 divided by the golden ratio: multiples of it spread evenly over the 64-bit numbers."""
@@ -65,19 +68,27 @@ class SequenceOrder:
     """Which sequence of which domain comes when.
 
     Args:
-        mixture: Token shares.
+        mixture: Token shares, those of the first stage where there are later ones.
         positions: Sequences that each domain's text holds.
         seed: Decides the order of domains and the order inside each.
+        later: The later stages: the sequence with which each begins, and its token shares.
     """
 
-    def __init__(self, mixture: Mixture, positions: Mapping[str, int], seed: int) -> None:
-        self.names = tuple(sorted(name for name, share in mixture.items() if share > 0))
+    def __init__(
+        self,
+        mixture: Mixture,
+        positions: Mapping[str, int],
+        seed: int,
+        *,
+        later: Sequence[tuple[int, Mixture]] = (),
+    ) -> None:
+        mixtures = [mixture, *(stage for _, stage in later)]
+        self.names = _used_names(mixtures)
         self._positions = [positions[name] for name in self.names]
         self._seed = seed
         self._offset = np.uint64(_key(seed, "slots"))
-        shares = [mixture[name] for name in self.names]
-        parts = [math.fsum(shares[: j + 1]) for j in range(len(shares) - 1)]
-        self._bounds = np.array([min(int(p * 2**64), 2**64 - 1) for p in parts], dtype=np.uint64)
+        self._starts = [0, *(first for first, _ in later)]
+        self._parts = [_domain_parts(stage, self.names) for stage in mixtures]
         self._counted = 0
         self._counts = np.zeros(len(self.names), dtype=np.int64)
 
@@ -109,7 +120,21 @@ class SequenceOrder:
 
     def _domains(self, first: int, count: int) -> np.ndarray:
         slots = np.arange(first, first + count, dtype=np.uint64) * GOLDEN + self._offset
-        return np.searchsorted(self._bounds, slots, side="right")
+        parts = [
+            index[np.searchsorted(bounds, slots[start - first : end - first], side="right")]
+            for (start, end), (bounds, index) in self._overlaps(first, first + count)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def _overlaps(
+        self, first: int, end: int
+    ) -> Iterator[tuple[tuple[int, int], tuple[np.ndarray, np.ndarray]]]:
+        """Yields the stages of some sequences: first and last one in it, its parts of [0, 1)."""
+        for (start, stop), parts in zip(
+            pairwise([*self._starts, max(end, self._starts[-1])]), self._parts, strict=True
+        ):
+            if max(start, first) < min(stop, end):
+                yield (max(start, first), min(stop, end)), parts
 
     def _permuted(self, domain: int, draws: np.ndarray) -> np.ndarray:
         """Returns the positions of a domain's draws: each epoch in an order of its own."""
@@ -123,6 +148,22 @@ class SequenceOrder:
                 key=_key(self._seed, "order", self.names[domain], epoch),
             )
         return places
+
+
+def _used_names(mixtures: Sequence[Mixture]) -> tuple[str, ...]:
+    return tuple(sorted({name for m in mixtures for name, share in m.items() if share > 0}))
+
+
+def _domain_parts(mixture: Mixture, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where in [0, 1) the part of each domain but the last ends, and which domains.
+
+    The ends are in units of 2^-64; domains of share 0 have no part.
+    """
+    used = [name for name in names if mixture.get(name, 0.0) > 0]
+    shares = [mixture[name] for name in used]
+    ends = [math.fsum(shares[: j + 1]) for j in range(len(shares) - 1)]
+    bounds = np.array([min(int(end * 2**64), 2**64 - 1) for end in ends], dtype=np.uint64)
+    return bounds, np.array([names.index(name) for name in used], dtype=np.int64)
 
 
 def permute(index: np.ndarray, *, size: int, key: int) -> np.ndarray:
@@ -151,10 +192,13 @@ class TrainingBatches:
 
     Args:
         corpus: Where the tokens are.
-        mixture: Token shares of its training domains.
+        mixture: Token shares of its training domains, in the first stage.
         seed: Decides the order of the data.
         batch_size: Sequences per batch, B.
         sequence_length: Tokens per sequence, T.
+        later_stages: The later stages.
+        token_limits: How many tokens from the beginning of a domain's text may be used; all of
+            them where a domain is not named.
 
     Raises:
         RunError: The mixture has a domain that the corpus can't train on.
@@ -169,16 +213,21 @@ class TrainingBatches:
         seed: int,
         batch_size: int,
         sequence_length: int,
+        later_stages: Sequence[Stage] = (),
+        token_limits: Mapping[str, int] | None = None,
     ) -> None:
         self.batch_size = batch_size
         self._length = sequence_length
-        texts = {name: _text(corpus, name) for name, share in mixture.items() if share > 0}
+        limits = token_limits or {}
+        used = _used_names([mixture, *(stage.mixture for stage in later_stages)])
+        texts = {name: _text(corpus, name)[: limits.get(name)] for name in used}
         positions = {
             name: count_positions(len(text), sequence_length) for name, text in texts.items()
         }
         for name, count in positions.items():
             _check_length(count, len(texts[name]), sequence_length, f"training text of {name!r}")
-        self.order = SequenceOrder(mixture, positions, seed)
+        later = [(stage.from_step * batch_size, stage.mixture) for stage in later_stages]
+        self.order = SequenceOrder(mixture, positions, seed, later=later)
         self._texts = [texts[name] for name in self.order.names]
         self._chunk_steps = max(1, 4096 // batch_size)
         self._chunk: tuple[int, np.ndarray, np.ndarray] | None = None

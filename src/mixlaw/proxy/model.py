@@ -158,9 +158,19 @@ class ProxyModel:
             matrices: The same in the type of matrix products.
             tokens: B x (T + 1) tokens.
         """
+        return self.token_losses(weights, matrices, tokens).mean(1)
+
+    def token_losses(self, weights: FlatTensors, matrices: FlatTensors, tokens: Tensor) -> Tensor:
+        """Returns the loss of each token but the first of each sequence, B x T, in nats.
+
+        Args:
+            weights: All weights.
+            matrices: The same in the type of matrix products.
+            tokens: B x (T + 1) tokens.
+        """
         logits_NV, _ = self._forward(weights, matrices, tokens[:, :-1])
         losses_N = functional.cross_entropy(logits_NV, tokens[:, 1:].reshape(-1), reduction="none")
-        return losses_N.view(len(tokens), -1).mean(1)
+        return losses_N.view(len(tokens), -1)
 
     def loss_and_gradients(
         self, weights: FlatTensors, matrices: FlatTensors, tokens: Tensor

@@ -17,6 +17,10 @@ LARGEST_NORM = 1.0
 """Gradients are clipped to this norm."""
 EMA_GAMMA = 16
 """The average of weights reaches back about a seventeenth of the steps, however many there were."""
+GIVEN_AVERAGE_STEPS = 50
+"""Weights of unknown origin count in the average like those of so many steps: their loss is where
+its curve begins, and after as many steps of training less than a hundred-thousandth is left. Of
+weights that were trained here the number of steps is known, and the average goes on."""
 
 
 def schedule_factor(schedule: str, *, step: int, steps: int) -> float:
@@ -52,10 +56,13 @@ class Optimizer:
     Args:
         flat: All weights, updated in place.
         gradient: Where the gradient is, clipped in place.
+        averaged_steps: How many steps the weights count for in their average: 0 for weights that
+            were drawn, which it forgets at once; those of their own training for given ones.
     """
 
-    def __init__(self, flat: Tensor, gradient: Tensor) -> None:
+    def __init__(self, flat: Tensor, gradient: Tensor, *, averaged_steps: int = 0) -> None:
         self.weights = flat
+        self._averaged_steps = averaged_steps
         self.average = flat.clone()
         self.first_moment = torch.zeros_like(flat)
         self.second_moment = torch.zeros_like(flat)
@@ -88,5 +95,5 @@ class Optimizer:
         self._adamw.param_groups[0]["lr"] = learning_rate
         self._adamw.step()
         # beta_t = (1 - 1/t)^(gamma + 1): the average forgets where the run began.
-        kept = (1 - 1 / (step + 1)) ** (EMA_GAMMA + 1)
+        kept = (1 - 1 / (self._averaged_steps + step + 1)) ** (EMA_GAMMA + 1)
         self.average.lerp_(self.weights, 1 - kept)

@@ -2,7 +2,8 @@
 
 Everything that decides a proxy's losses and is no field of `RunSpec` is in the trainer's name, such
 as `proxy/1-T128-V192-cpu`: version 1 of this package's recipe, sequences of 128 tokens, losses over
-192 sequences per target, trained on a CPU.
+192 sequences per target, trained on a CPU. With `-W400` at its end 400 items of the task of swapped
+words are measured per target too (`proxy/tasks.py`), which changes no loss.
 """
 
 import re
@@ -26,7 +27,10 @@ BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 """Processor features with which bf16 products are faster: 2.1 to 2.3 times at these shapes with
 AVX512-BF16 on Zen 4 (docs/log.md), 4 to 8 times with AMX."""
 
-_PATTERN = re.compile(r"proxy/(\d+)-T([1-9]\d*)-V([1-9]\d*)-(cpu|cuda)")
+TASK_ITEMS = 400
+"""Items per target of the task of swapped words: a standard error of 0.025 at most."""
+
+_PATTERN = re.compile(r"proxy/(\d+)-T([1-9]\d*)-V([1-9]\d*)-(cpu|cuda)(?:-W([1-9]\d*))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +50,15 @@ class ProxyRecipe:
     tokens_per_step: int
     validation_sequences: int
     """Sequences per target over which a loss is measured, where its text is long enough."""
+    task_items: int = 0
+    """Items per target of the task of swapped words; 0: it is not measured."""
 
     @property
     def trainer(self) -> str:
         """The recipe's name in a `RunSpec`."""
-        return f"proxy/{VERSION}-T{self.sequence_length}-V{self.validation_sequences}-{self.device}"
+        lengths = f"T{self.sequence_length}-V{self.validation_sequences}"
+        tasks = f"-W{self.task_items}" if self.task_items else ""
+        return f"proxy/{VERSION}-{lengths}-{self.device}{tasks}"
 
     def shape(self, params: float) -> ModelShape:
         """Returns the model that is trained when `params` are asked for."""
@@ -67,7 +75,8 @@ class ProxyRecipe:
 
     def estimate_seconds(self, spec: RunSpec) -> float:
         """Returns about how long a run takes on one processor, evaluations included."""
-        tokens = self.targets * self.validation_sequences * self.sequence_length
+        sequences = self.validation_sequences + 4 * self.task_items
+        tokens = self.targets * sequences * self.sequence_length
         evaluation = FORWARD_SHARE * tokens * len(spec.eval_steps)
         return (spec.tokens + evaluation) / self.tokens_per_second(spec.params)
 
@@ -80,6 +89,7 @@ def proxy_recipe(
     sequence_length: int = 128,
     batch_size: int = 16,
     validation_sequences: int = 192,
+    tasks: bool | int = False,
 ) -> ProxyRecipe:
     """Returns how proxies on a corpus are trained on this machine.
 
@@ -90,6 +100,8 @@ def proxy_recipe(
         sequence_length: Tokens per sequence.
         batch_size: Sequences per optimizer step.
         validation_sequences: Sequences per target over which a loss is measured.
+        tasks: Measure the error of choosing true text among versions with two words swapped: on
+            `TASK_ITEMS` items per target, or on as many as are given.
 
     Raises:
         RunError: A number is too small.
@@ -114,7 +126,15 @@ def proxy_recipe(
         sequence_length=sequence_length,
         tokens_per_step=sequence_length * batch_size,
         validation_sequences=validation_sequences,
+        task_items=_task_items(tasks),
     )
+
+
+def _task_items(tasks: bool | int) -> int:
+    items = TASK_ITEMS if tasks is True else int(tasks)
+    if items < 0:
+        raise RunError(f"items of a task must be at least 1, found {items}")
+    return items
 
 
 def recipe_of(spec: RunSpec, corpus: Corpus) -> ProxyRecipe:
@@ -133,7 +153,7 @@ def recipe_of(spec: RunSpec, corpus: Corpus) -> ProxyRecipe:
     if match is None or int(match[1]) != VERSION:
         raise RunError(
             f"the run's trainer must be `proxy/{VERSION}-T<tokens>-V<sequences>-<cpu or cuda>`,"
-            f" found {spec.trainer!r}",
+            f" with `-W<items>` where tasks are measured, found {spec.trainer!r}",
             do="plan again, or run it with the version of mixlaw that planned it",
         )
     sequence_length = int(match[2])
@@ -154,6 +174,7 @@ def recipe_of(spec: RunSpec, corpus: Corpus) -> ProxyRecipe:
         sequence_length=sequence_length,
         tokens_per_step=spec.tokens_per_step,
         validation_sequences=int(match[3]),
+        task_items=int(match[5] or 0),
     )
 
 

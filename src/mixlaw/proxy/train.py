@@ -1,12 +1,13 @@
 """The training loop of one proxy, which goes on after any stop to the same bits."""
 
 import ctypes
+import json
 import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,17 +22,24 @@ from mixlaw.files import write_atomic
 from mixlaw.proxy.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mixlaw.proxy.data import TrainingBatches, validation_sequences
 from mixlaw.proxy.model import FlatTensors, ProxyModel, initial_weights
-from mixlaw.proxy.optimizer import SCHEDULES, Optimizer, averages_weights, schedule_factor
+from mixlaw.proxy.optimizer import (
+    SCHEDULES,
+    Optimizer,
+    averages_weights,
+    schedule_factor,
+)
 from mixlaw.proxy.recipe import ProxyRecipe
+from mixlaw.proxy.starts import METADATA_KEY, read_start
+from mixlaw.proxy.tasks import SwapTask, make_swap_task, task_target
 from mixlaw.runs.attempt import Attempt, Interrupted
 from mixlaw.runs.folder import TrainingSummary
 from mixlaw.runs.spec import RunSpec
+from mixlaw.runs.starts import WEIGHTS_FILE
 
 _log = logging.getLogger(__name__)
 
 LOOK_STEPS = 10
 """Steps between looks at the loss: on a GPU each one waits for all that was started."""
-WEIGHTS_FILE = "weights.safetensors"
 
 
 class Training:
@@ -70,8 +78,11 @@ class Training:
             seed=spec.seed,
             batch_size=spec.tokens_per_step // recipe.sequence_length,
             sequence_length=recipe.sequence_length,
+            later_stages=spec.later_stages,
+            token_limits=spec.token_limits,
         )
         self._targets = {name: self._validation(name) for name in corpus.target_names}
+        self._tasks = self._make_tasks()
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self._model = ProxyModel(self._shape, dtype=dtype, device=self._device)
         self._loss_and_gradients = self._model.loss_and_gradients
@@ -150,22 +161,28 @@ class Training:
     # ------------------------------------------------------------------ losses
 
     def _measure(self) -> None:
-        """Appends every target's loss, with its standard error over sequences."""
-        flat = self._measured_weights()
-        weights = FlatTensors(self._shape, flat)
+        """Appends every target's loss, with its standard error over sequences, and task errors."""
+        weights = FlatTensors(self._shape, self._measured_weights())
         matrices = self._model.matrices_of(weights)
         size = self._spec.tokens_per_step // self._recipe.sequence_length
+
+        def losses_of(sequences: Tensor) -> Iterator[Tensor]:
+            for part in sequences.split(size):
+                yield self._model.token_losses(weights, matrices, part.to(self._device))
+
         values: dict[str, tuple[float, float | None]] = {}
         for name, sequences in self._targets.items():
-            losses = torch.cat(
-                [
-                    self._model.sequence_losses(weights, matrices, part.to(self._device))
-                    for part in sequences.split(size)
-                ]
-            )
+            losses = torch.cat([part.mean(1) for part in losses_of(sequences)])
             values[name] = _mean_and_error(losses.double().cpu().numpy())
-        tokens = self._step * self._spec.tokens_per_step
-        self._attempt.append_metrics(self._step, tokens, values)
+        for name, task in self._tasks.items():
+            losses = torch.cat([part.cpu() for part in losses_of(torch.from_numpy(task.tokens))])
+            values[task_target(name)] = task.error(losses.numpy())
+        self._attempt.append_metrics(
+            self._step,
+            self._step * self._spec.tokens_per_step,
+            values,
+            units=dict.fromkeys(map(task_target, self._tasks), "error"),
+        )
 
     def _measured_weights(self) -> Tensor:
         averaged = averages_weights(self._spec.schedule)
@@ -181,13 +198,32 @@ class Training:
             )
         )
 
+    def _make_tasks(self) -> dict[str, SwapTask]:
+        recipe = self._recipe
+        if not recipe.task_items:
+            return {}
+        return {
+            name: make_swap_task(
+                self._corpus, name, sequence_length=recipe.sequence_length, items=recipe.task_items
+            )
+            for name in self._corpus.target_names
+        }
+
     # ------------------------------------------------------------------ state
 
     def _start_afresh(self) -> None:
-        flat = torch.from_numpy(initial_weights(self._shape, self._spec.seed)).to(self._device)
+        """Goes to step 0: drawn or given weights, fresh moments, an average that begins there."""
+        start = read_start(self._spec, self._shape, self._attempt.folder.parent)
+        self._averaged_steps = 0 if start is None else start.averaged_steps
+        first = (
+            torch.from_numpy(initial_weights(self._shape, self._spec.seed))
+            if start is None
+            else start.weights
+        )
+        flat = first.to(self._device)
         self._weights = FlatTensors(self._shape, flat)
         self._gradients = FlatTensors(self._shape, torch.zeros_like(flat))
-        self._optimizer = Optimizer(flat, self._gradients.flat)
+        self._optimizer = Optimizer(flat, self._gradients.flat, averaged_steps=self._averaged_steps)
         self._step = 0
         self._clock = _Clock.start(0.0, 0.0)
 
@@ -237,9 +273,14 @@ class Training:
     def _write_weights(self) -> None:
         """Writes the weights whose losses were measured, by name."""
         named = FlatTensors(self._shape, self._measured_weights().cpu()).views
+        about = {
+            "averaged_steps": self._averaged_steps + self._spec.steps,
+            "heads": self._shape.heads,
+            "run_id": self._spec.run_id,
+        }
         content = save_tensors(
             {name: tensor.clone() for name, tensor in named.items()},
-            metadata={"run_id": self._spec.run_id, "heads": str(self._shape.heads)},
+            metadata={METADATA_KEY: json.dumps(about)},
         )
         write_atomic(self._attempt.folder / WEIGHTS_FILE, content)
 

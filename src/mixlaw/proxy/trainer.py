@@ -26,7 +26,8 @@ class ProxyTrainer:
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", kw_only=True)
     """Where to train; auto: where the run was planned for. Another than that is an error."""
     keep_weights: bool = field(default=False, kw_only=True)
-    """Keep the weights whose losses were measured, as `weights.safetensors` in the run's folder."""
+    """Keep the weights whose losses were measured, as `weights.safetensors` in the run's folder;
+    runs that others start from need it."""
 
     def __post_init__(self) -> None:
         for module, package in (("torch", "PyTorch"), ("safetensors", "safetensors")):

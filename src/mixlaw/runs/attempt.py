@@ -51,6 +51,8 @@ ORPHAN_GRACE_SECONDS = 10.0
 """How long an attempt whose coordinator is gone may take to save a checkpoint."""
 REPORT_SECONDS = 0.2
 """Progress is sent to the coordinator at most this often."""
+Unit = Literal["nats_per_token", "bits_per_byte", "error"]
+
 LARGEST_REPORT = 3500
 """Bytes of a message that a pipe takes whole or not at all, below POSIX's PIPE_BUF of 4096."""
 
@@ -133,7 +135,9 @@ class Attempt:
         step: int,
         tokens: int,
         values: Mapping[str, tuple[float, float | None]],
-        unit: Literal["nats_per_token", "bits_per_byte", "error"] = "nats_per_token",
+        unit: Unit = "nats_per_token",
+        *,
+        units: Mapping[str, Unit] | None = None,
     ) -> None:
         """Keeps one evaluation, safe on disk when this returns.
 
@@ -144,6 +148,7 @@ class Attempt:
             tokens: Training tokens before it.
             values: Loss and its standard error (None: not known) by target.
             unit: Unit of the losses.
+            units: Units of the targets that have another one.
 
         Raises:
             TrainingError: A loss is not finite.
@@ -156,7 +161,11 @@ class Attempt:
                     do="train with a lower learning rate, or leave this mixture out",
                 )
         row = MetricsRow(
-            step=int(step), tokens=int(tokens), values=_plain_values(values), unit=unit
+            step=int(step),
+            tokens=int(tokens),
+            values=_plain_values(values),
+            unit=unit,
+            units=dict(units or {}),
         )
         rows = self.metrics()
         if rows and rows[-1].step >= row.step:

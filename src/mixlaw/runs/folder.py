@@ -1,9 +1,10 @@
 """The folder of one run: metrics while it goes, its result when it is done.
 
 `runs/<run_id>/` holds `spec.json`, `lock` (held by the attempt that works on it), `metrics.jsonl`
-(one line per evaluation, only ever appended to), `checkpoint.safetensors`, `result.json` (written
-last by the attempt: the run is trained), `observations.parquet` (made of the metrics by the
-coordinator) and `log.txt` (what the attempts printed).
+(one line per evaluation, only ever appended to), `checkpoint.safetensors`, `weights.safetensors`
+(of a run that others start from), `result.json` (written last by the attempt: the run is trained),
+`observations.parquet` (made of the metrics by the coordinator) and `log.txt` (what the attempts
+printed).
 """
 
 import errno
@@ -11,7 +12,7 @@ import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,27 @@ class MetricsRow:
     """Loss and its standard error (None: not known) by target."""
     unit: str
     """Unit of the losses: nats_per_token, bits_per_byte or error."""
+    units: dict[str, str] = field(default_factory=dict[str, str])
+    """Units of the targets that have another one."""
+
+    def unit_of(self, target: str) -> str:
+        """Returns the unit of a target's value."""
+        return self.units.get(target, self.unit)
 
 
 def encode_metrics(rows: Sequence[MetricsRow]) -> bytes:
     """Returns evaluations as JSON lines, which keep every bit of their numbers."""
     return b"".join(
-        json.dumps(asdict(row), ensure_ascii=True, allow_nan=False).encode() + b"\n" for row in rows
+        json.dumps(_plain_row(row), ensure_ascii=True, allow_nan=False).encode() + b"\n"
+        for row in rows
     )
+
+
+def _plain_row(row: MetricsRow) -> dict[str, Any]:
+    values = asdict(row)
+    if not row.units:
+        del values["units"]
+    return values
 
 
 def read_metrics(path: Path) -> list[MetricsRow]:
@@ -105,6 +120,7 @@ def _decode_row(values: Mapping[str, Any]) -> MetricsRow:
             for target, (value, error) in values["values"].items()
         },
         unit=str(values["unit"]),
+        units={target: str(unit) for target, unit in values.get("units", {}).items()},
     )
 
 
@@ -131,6 +147,14 @@ def check_metrics(folder: Path, spec: RunSpec) -> list[MetricsRow]:
                 where=str(folder / METRICS_FILE),
                 do="mend the trainer: it measures the same targets every time",
             )
+        for target in row.values:
+            if row.unit_of(target) != rows[0].unit_of(target):
+                raise RunError(
+                    f"a target must have one unit, but {target!r} is in {rows[0].unit_of(target)}"
+                    f" and, at step {row.step}, in {row.unit_of(target)}",
+                    where=str(folder / METRICS_FILE),
+                    do="mend the trainer: it measures a target in the same unit every time",
+                )
     return rows
 
 

@@ -8,7 +8,7 @@ a module. With a trainer from a module, scripts need nothing special.
 import os
 import pickle
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -83,6 +83,9 @@ class LocalExecutor:
     ) -> RunCounts:
         """Trains all runs that are not done, the longest first, and returns how they ended.
 
+        A run that starts from another one's weights waits until that is done: it is trained too if
+        it is in the store, whether asked for or not, and if it fails the runs after it fail too.
+
         Returns when each is done, failed or cancelled, here or at another coordinator of the same
         store. Runs that have failed stay so (`RunStore.retry`). On Ctrl-C, SIGTERM or SIGHUP, when
         called in the main thread, the attempts save checkpoints and end, at a second one at once;
@@ -100,7 +103,7 @@ class LocalExecutor:
         """
         _check_picklable(trainer)
         self.runs_folder.mkdir(parents=True, exist_ok=True)
-        rows = self.store.rows(run_ids)
+        rows = self._with_parents(run_ids)
         self.store.reopen(
             [row.run_id for row in rows if row.role != "imported" and self._has_lost_files(row)]
         )
@@ -118,6 +121,21 @@ class LocalExecutor:
             cancelled=ended.count("cancelled"),
             reused=reused,
         )
+
+    def _with_parents(self, run_ids: Collection[str] | None) -> list[RunRow]:
+        """Returns the runs that are asked for, and before them those whose weights they need."""
+        known = {row.run_id: row for row in self.store.rows()}
+        rows = self.store.rows(run_ids)
+        wanted = {row.run_id for row in rows}
+        missing = [row for row in rows if row.status != "done"]
+        parents: list[RunRow] = []
+        while missing:
+            parent = known.get(missing.pop().spec.parent_run_id or "")
+            if parent is not None and parent.run_id not in wanted:
+                wanted.add(parent.run_id)
+                parents.append(parent)
+                missing.append(parent)
+        return [*parents, *rows]
 
     def _has_lost_files(self, row: RunRow) -> bool:
         folder = self.runs_folder / row.run_id
@@ -173,11 +191,37 @@ class _Sweep:
 
     def _fill_slots(self) -> None:
         while len(self._running) < self._slots:
-            spec = self._store.claim(self._owner, self._specs.keys())
+            parents = self._parent_statuses()
+            spec = self._store.claim(self._owner, self._startable(parents))
             if spec is None:
                 return
-            if not self._settle_trained(spec):  # by a coordinator that then ended
+            if self._settle_trained(spec):  # by a coordinator that then ended
+                continue
+            status = parents.get(spec.parent_run_id or "", "done")
+            if status == "done":
                 self._start(spec)
+            else:
+                self._fail(
+                    spec,
+                    f"run {spec.parent_run_id}, whose weights it starts from, is {status};"
+                    " retry both once that can be trained",
+                )
+
+    def _parent_statuses(self) -> dict[str, str]:
+        """Returns how the runs stand that others of the sweep start from, as far as known here."""
+        parents = {spec.parent_run_id for spec in self._specs.values()} - {None}
+        if not parents:
+            return {}
+        found = self._store.statuses()
+        return {name: found[name][0] for name in parents if name is not None and name in found}
+
+    def _startable(self, parents: Mapping[str, str]) -> Collection[str]:
+        """Returns the runs whose parent, where they have one, will not change any more."""
+        return {
+            run_id
+            for run_id, spec in self._specs.items()
+            if parents.get(spec.parent_run_id or "") not in ("pending", "running")
+        }
 
     def _start(self, spec: RunSpec) -> None:
         try:

@@ -27,12 +27,13 @@ from mixlaw.errors import DesignError
 from mixlaw.mixtures import Mixture, stack_mixtures
 from mixlaw.runs.spec import RunSpec
 
-Role = Literal["design", "noise", "holdout", "verify", "imported"]
+Role = Literal["design", "noise", "holdout", "verify", "original", "imported"]
 _ROLES: dict[Role, str] = {
     "design": "of the design",
     "noise": "with fresh seeds for the noise",
     "holdout": "held out",
     "verify": "to verify",
+    "original": "whose weights others start from",
 }
 
 
@@ -100,6 +101,7 @@ def plan_runs(
     learning_rate: float | None = None,
     noise_runs: int = 0,
     holdout: Sequence[Mixture] = (),
+    token_limits: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> tuple[PlannedRun, ...]:
     """Returns the runs of a design at each size: its mixtures, the noise runs, the held-out ones.
@@ -120,13 +122,15 @@ def plan_runs(
         noise_runs: Runs per size that repeat two of the mixtures, in turn, with fresh seeds: the
             one in the middle of the design and the one that is farthest from it.
         holdout: Mixtures that are trained but not fitted.
+        token_limits: How many tokens of a domain's training text all runs may use; all of them
+            where a domain is not named.
         seed: Seed that all runs of the design share; fresh seeds are derived from it.
 
     Raises:
         DesignError: `tokens` or `steps` is missing, or both are given, or a number is negative.
         RunError: A size or a number of steps that no run can have.
     """
-    steps = _whole_steps(tokens, steps, tokens_per_step)
+    steps = whole_steps(tokens, steps, tokens_per_step)
     if noise_runs < 0:
         raise DesignError(f"noise_runs must not be negative, found {noise_runs}")
     repeated = choose_noise_mixtures(design.mixtures)
@@ -142,6 +146,7 @@ def plan_runs(
         tokenizer=tokenizer,
         trainer=trainer,
         precision=precision,
+        token_limits=token_limits or {},
     )
     of_each_size: list[tuple[Mixture, Role, int]] = [
         *((mixture, "design", seed) for mixture in design.mixtures),
@@ -232,7 +237,12 @@ def choose_noise_mixtures(mixtures: Sequence[Mixture]) -> tuple[Mixture, ...]:
     return (ordered[centre],) if farthest == centre else (ordered[centre], ordered[farthest])
 
 
-def _whole_steps(tokens: float | None, steps: int | None, tokens_per_step: int) -> int:
+def whole_steps(tokens: float | None, steps: int | None, tokens_per_step: int) -> int:
+    """Returns the steps that a plan's runs take, from either tokens or steps.
+
+    Raises:
+        DesignError: Both are given or none, or tokens are not positive.
+    """
     if (tokens is None) == (steps is None):
         raise DesignError("a plan needs either tokens or steps per run, and not both")
     if steps is not None:
@@ -246,7 +256,7 @@ def _whole_steps(tokens: float | None, steps: int | None, tokens_per_step: int) 
 
 
 def _domain_use(domain: Domain, specs: Sequence[RunSpec]) -> DomainUse:
-    tokens = [spec.mixture[domain.name] * spec.tokens for spec in specs] or [0.0]
+    tokens = [spec.mean_mixture.get(domain.name, 0.0) * spec.tokens for spec in specs] or [0.0]
     mean, largest = math.fsum(tokens) / len(tokens), max(tokens)
     return DomainUse(
         name=domain.name,

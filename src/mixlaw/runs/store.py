@@ -33,7 +33,7 @@ from mixlaw.errors import RunError
 from mixlaw.runs.spec import RunSpec
 
 Status = Literal["pending", "running", "done", "failed", "cancelled"]
-Role = Literal["design", "noise", "holdout", "verify", "imported"]
+Role = Literal["design", "noise", "holdout", "verify", "original", "imported"]
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60
@@ -75,7 +75,8 @@ class RunRow:
     run_id: str
     spec: RunSpec
     role: str
-    """What it is for: design, noise, holdout, verify or imported."""
+    """What it is for: design, noise, holdout, verify, original (others start from its weights) or
+    imported."""
     status: str
     """pending, running, done, failed or cancelled."""
     owner: str | None

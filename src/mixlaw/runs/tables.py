@@ -14,6 +14,7 @@ from mixlaw.observations import (
     RUN_SCHEMA,
     check_observations,
     check_runs,
+    encode_stages,
 )
 from mixlaw.runs.folder import (
     OBSERVATIONS_FILE,
@@ -34,7 +35,15 @@ def write_observations(folder: Path, spec: RunSpec) -> Path:
         RunError: The metrics are not complete, or the disk is full.
     """
     records = [
-        (spec.run_id, row.step, float(row.tokens), target, value, row.unit, standard_error)
+        (
+            spec.run_id,
+            row.step,
+            float(row.tokens),
+            target,
+            value,
+            row.unit_of(target),
+            standard_error,
+        )
         for row in check_metrics(folder, spec)
         for target, (value, standard_error) in row.values.items()
     ]
@@ -66,11 +75,11 @@ def read_tables(store: RunStore, runs_folder: Path) -> tuple[pl.DataFrame, pl.Da
 
 
 def _runs_table(rows: Sequence[RunRow], runs_folder: Path) -> pl.DataFrame:
-    domains = sorted({name for row in rows for name in row.spec.mixture})
+    domains = sorted({name for row in rows for name in row.spec.domains})
     records = [
         (
             row.run_id,
-            row.spec.mixture.mixture_id,
+            row.spec.mixture_id,
             row.role,
             float(summary.params_non_embedding),
             float(summary.params_total),
@@ -82,16 +91,25 @@ def _runs_table(rows: Sequence[RunRow], runs_folder: Path) -> pl.DataFrame:
             row.spec.corpus,
             row.spec.trainer,
             row.spec.seed,
-            None,
+            None if row.spec.parent is None else row.spec.parent[1],
             row.status,
             "trained",
-            *(row.spec.mixture.get(domain, 0.0) for domain in domains),
+            _stages_text(row.spec),
+            *(mixture.get(domain, 0.0) for domain in domains),
         )
         for row in rows
+        for mixture in [row.spec.mean_mixture]
         for summary in [_summary_of(row, runs_folder)]
     ]
     shares = {PROPORTION_PREFIX + domain: pl.Float64() for domain in domains}
     return pl.DataFrame(records, schema={**RUN_SCHEMA, **shares}, orient="row")
+
+
+def _stages_text(spec: RunSpec) -> str | None:
+    """Returns the stages of a run as the runs table has them; None: its mixture is constant."""
+    if not spec.later_stages:
+        return None
+    return encode_stages(spec.stages)
 
 
 def _summary_of(row: RunRow, runs_folder: Path) -> TrainingSummary:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from mixlaw.fit.result import FitResult
 from mixlaw.mixtures import Mixture
-from mixlaw.observations import loss_table
+from mixlaw.observations import check_runs, constant_runs, loss_table
 from mixlaw.predict import predict_losses, predict_weighted
 
 
@@ -86,8 +86,12 @@ def score_holdout(
         weights: Weights of the objective by target.
         level: Level of the intervals.
     """
-    sizes = runs.filter(pl.col("run_id").is_in(list(fit.table.run_ids)))["params_non_embedding"]
-    runs = runs.filter(pl.col("params_non_embedding").is_in(sizes.unique(), nulls_equal=True))
+    runs = check_runs(runs)
+    fitted = runs.filter(pl.col("run_id").is_in(list(fit.table.run_ids)))
+    runs = constant_runs(runs).filter(
+        pl.col(name).is_in(fitted[name].unique(), nulls_equal=True)
+        for name in ("params_non_embedding", "parent_run_id")
+    )
     held_out = runs.filter(pl.col("role") == "holdout")
     seen = observations.join(held_out, on="run_id", how="semi")
     if fit.table.step is not None:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mixlaw.config import Config
 from mixlaw.corpora import Corpus
 from mixlaw.design import Design, sample_mixtures
 from mixlaw.errors import StudyError
 from mixlaw.mixtures import CappedSimplex, Mixture
-from mixlaw.proxy import ProxyTrainer, proxy_recipe
+from mixlaw.proxy import ProxyRecipe, ProxyTrainer, proxy_recipe
 from mixlaw.runs.local import count_processors
 from mixlaw.runs.plan import (
     Plan,
@@ -21,7 +22,14 @@ from mixlaw.runs.plan import (
     plan_runs,
 )
 from mixlaw.runs.spec import RunSpec
+from mixlaw.runs.store import RunRow
 from mixlaw.study.question import Question
+from mixlaw.study.tokens import (
+    describe_limits,
+    describe_tokens,
+    proxy_domains,
+    token_limits,
+)
 
 VERIFY: Role = "verify"
 HOLDOUT_SEED_STEP = 7919
@@ -49,8 +57,7 @@ def make_plan(question: Question, corpus: Corpus | None) -> Plan:
     if corpus is None:
         return describe_plan((), design=design, domains=question.domains)
     _check_text(question, corpus)
-    proxies = config.proxies
-    recipe = proxy_recipe(corpus, precision=proxies.precision, device=proxies.device)
+    recipe = _recipe(question, corpus)
     base = base_spec(question, corpus)
     runs = plan_runs(
         design,
@@ -65,16 +72,22 @@ def make_plan(question: Question, corpus: Corpus | None) -> Plan:
         schedule=base.schedule,
         noise_runs=config.design.noise_runs,
         holdout=_held_out(question, design),
+        token_limits=base.token_limits,
         seed=config.design.seed,
     )
-    counted = {domain.name: domain for domain in corpus.as_domains()}
-    return describe_plan(
+    runs = tuple(
+        replace(run, spec=replace(run.spec, mixture=question.proxy_mixture(run.spec.mixture)))
+        for run in runs
+    )
+    plan = describe_plan(
         runs,
         design=design,
-        domains=[counted[domain.name] for domain in question.domains],
-        tokens_per_second=recipe.tokens_per_second(round(proxies.params)),
+        domains=proxy_domains(question, corpus),
+        tokens_per_second=base.tokens / recipe.estimate_seconds(base),  # evaluations included
         slots=config.study.slots or count_processors(),
     )
+    told = (*describe_tokens(question), *describe_limits(question, corpus))
+    return replace(plan, notes=(*plan.notes, *told))
 
 
 def base_spec(question: Question, corpus: Corpus) -> RunSpec:
@@ -84,7 +97,7 @@ def base_spec(question: Question, corpus: Corpus) -> RunSpec:
         RunError: The proxies can't be trained as they are configured.
     """
     proxies = question.config.proxies
-    recipe = proxy_recipe(corpus, precision=proxies.precision, device=proxies.device)
+    recipe = _recipe(question, corpus)
     steps = max(1, round(proxies.tokens / recipe.tokens_per_step))
     return RunSpec(
         mixture=Mixture.uniform(question.names),
@@ -98,13 +111,37 @@ def base_spec(question: Question, corpus: Corpus) -> RunSpec:
         tokenizer=recipe.tokenizer,
         trainer=recipe.trainer,
         precision=recipe.precision,
+        token_limits=token_limits(question, corpus),
+    )
+
+
+def _recipe(question: Question, corpus: Corpus) -> ProxyRecipe:
+    proxies = question.config.proxies
+    return proxy_recipe(
+        corpus, precision=proxies.precision, device=proxies.device, tasks=proxies.tasks
     )
 
 
 def is_alike(spec: RunSpec, base: RunSpec) -> bool:
     """Whether two runs differ in mixture, seed and evaluated steps at most."""
-    own = replace(spec, mixture=base.mixture, seed=base.seed, eval_steps=base.eval_steps)
-    return own == base and set(spec.mixture) == set(base.mixture)
+    return _without_mixture(spec) == _without_mixture(base) and set(spec.mixture) == set(
+        base.mixture
+    )
+
+
+def _without_mixture(spec: RunSpec) -> dict[str, Any]:
+    """Returns what a run's losses depend on beside its mixture and seed."""
+    values = spec.to_json()
+    return {n: v for n, v in values.items() if n not in ("mixture", "seed", "eval_steps")}
+
+
+def serves_other_runs(row: RunRow) -> bool:
+    """Whether a run has stages, goes on from weights or gives them: no mixing law is fitted to it.
+
+    `mixlaw critical` and `mixlaw schedule` read these.
+    """
+    spec = row.spec
+    return bool(spec.later_stages) or spec.start is not None or row.role == "original"
 
 
 def plan_verification(
@@ -132,7 +169,7 @@ def plan_verification(
         for index in range(seeds):
             spec = replace(
                 base,
-                mixture=mixture,
+                mixture=question.proxy_mixture(mixture),
                 eval_steps=eval_steps,
                 seed=fresh_seed(question.config.design.seed, VERIFY, index),
             )
@@ -140,10 +177,19 @@ def plan_verification(
     return tuple(planned.values())
 
 
-def make_trainer(config: Config, corpus_path: Path) -> ProxyTrainer:
-    """Returns the trainer of the study's proxies."""
-    proxies = config.proxies
-    return ProxyTrainer(corpus_path=corpus_path.resolve(), device=proxies.device)
+def make_trainer(config: Config, corpus_path: Path, *, keep_weights: bool = False) -> ProxyTrainer:
+    """Returns the trainer of the study's proxies.
+
+    Args:
+        config: The study's configuration.
+        corpus_path: Folder of the corpus.
+        keep_weights: Keep weights in the runs' folders: other runs start from them.
+    """
+    return ProxyTrainer(
+        corpus_path=corpus_path.resolve(),
+        device=config.proxies.device,
+        keep_weights=keep_weights,
+    )
 
 
 def _fitting(question: Question) -> tuple[Mixture, ...]:
