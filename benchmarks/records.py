@@ -44,7 +44,7 @@ class Records:
     """Collects the records of one benchmark and prints them.
 
     Args:
-        benchmark: Its name: paper, regmix, slimpajama, overtraining or speed.
+        benchmark: Its name: paper, regmix, slimpajama, overtraining, speed or optimum.
     """
 
     def __init__(self, benchmark: str) -> None:

@@ -16,7 +16,7 @@ from mixlaw.laws.mixing import ExponentialLaw
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.optimize import WeightedLoss, baseline_mixtures, optimize_mixture
 from mixlaw.optimize.baselines import distance_to_runs
-from mixlaw.optimize.objective import ObjectiveFunction
+from mixlaw.optimize.objective import LossSum, ObjectiveFunction
 from mixlaw.optimize.optimum import CERTIFIED_GAP, round_shares
 from mixlaw.optimize.solver import minimize_objective
 from simulated import Noise, SimulatedStudy, simulate_study
@@ -34,10 +34,10 @@ def fit(study: SimulatedStudy) -> FitResult:
     )
 
 
-def random_problem(seed: int, domains: int, targets: int) -> ObjectiveFunction:
+def random_problem(seed: int, domains: int, targets: int) -> LossSum:
     rng = np.random.default_rng(seed)
     theta_TP = np.column_stack([rng.uniform(1, 2, targets), rng.normal(0, 1, (targets, domains))])
-    return ObjectiveFunction(ExponentialLaw(), theta_TP, rng.dirichlet(np.ones(targets)))
+    return LossSum(ExponentialLaw(), theta_TP, rng.dirichlet(np.ones(targets)))
 
 
 def region(domains: int, *, floor: float = 0.01, cap: float = 0.5) -> CappedSimplex:
@@ -215,7 +215,7 @@ def test_the_unit_of_the_losses_does_not_move_the_optimum(unit: float) -> None:
     problem, allowed = random_problem(3, 5, 3), region(5)
     scaled_TP = problem.theta_TP * np.array([unit, 1, 1, 1, 1, 1])
     scaled_TP[:, 1:] += np.log(unit)
-    scaled = ObjectiveFunction(problem.law, scaled_TP, problem.weight_T)
+    scaled = LossSum(problem.law, scaled_TP, problem.weight_T)
     found, other = minimize_objective(problem, allowed), minimize_objective(scaled, allowed)
     assert np.allclose(found.r_M, other.r_M, rtol=0, atol=1e-5)
     assert other.gap < CERTIFIED_GAP * unit
@@ -240,9 +240,7 @@ def test_targets_that_weigh_nothing_are_not_looked_at() -> None:
     assert one.is_convex
     assert found.gap < CERTIFIED_GAP
     assert found.value == pytest.approx(
-        minimize_objective(
-            ObjectiveFunction(problem.law, problem.theta_TP, weight_T), region(4)
-        ).value
+        minimize_objective(LossSum(problem.law, problem.theta_TP, weight_T), region(4)).value
     )
 
 

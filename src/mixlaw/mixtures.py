@@ -230,12 +230,11 @@ class CappedSimplex:
 
     def linear_minimum(self, cost_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
         """Returns the allowed mixture that minimises a linear cost: fill the cheapest first."""
-        r_M = self.floor_M.copy()
-        left = 1.0 - float(np.sum(r_M))
-        for j in np.argsort(cost_M, kind="stable"):
-            step = min(left, float(self.cap_M[j] - r_M[j]))
-            r_M[j] += step
-            left -= step
+        r_M = self.floor_M
+        order = np.argsort(cost_M, kind="stable")
+        room_M = (self.cap_M - r_M)[order]
+        before_M = np.cumsum(room_M) - room_M  # room of cheaper domains, which is filled first
+        r_M[order] += np.clip(1.0 - np.sum(r_M) - before_M, 0.0, room_M)
         return r_M
 
 

@@ -11,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
+Curvature = tuple[Float[np.ndarray, "*B M"], Float[np.ndarray, "*B K M"]]
+"""A diagonal d and K rows F: the second derivatives of a law by the proportions, diag(d) + F' F."""
 LEVEL_DISTANCES = (0.5, 0.1, 2.0, 8.0)
 """How far below the least loss starts put c, in units of the losses' range."""
 
@@ -50,6 +52,17 @@ class MixingLaw(ABC):
     ) -> Float[np.ndarray, "*B R M"]:
         """Returns the derivatives of `predict` by the proportions."""
 
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature | None:
+        """Returns the second derivatives of `predict` by the proportions: diag(d) + F' F.
+
+        Where a law is not convex, its part that is: what curves downwards is left out. None: not
+        known, and a search for the optimum learns it from gradients.
+        """
+        del r_M, theta_BP
+        return None
+
     @abstractmethod
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
@@ -88,6 +101,16 @@ class MixingLaw(ABC):
         """
         gradient_M = self.gradient(r_M[None], theta_P)[0]
         return gradient_M - r_M @ gradient_M
+
+
+def no_diagonal(factor_BKM: Float[np.ndarray, "*B K M"]) -> Float[np.ndarray, "*B M"]:
+    """Returns the diagonal of a curvature that is all in its rows."""
+    return np.zeros((*factor_BKM.shape[:-2], factor_BKM.shape[-1]))
+
+
+def no_factor(diag_BM: Float[np.ndarray, "*B M"]) -> Float[np.ndarray, "*B 0 M"]:
+    """Returns the rows of a curvature that is all in its diagonal."""
+    return np.zeros((*diag_BM.shape[:-1], 0, diag_BM.shape[-1]))
 
 
 def loss_range(

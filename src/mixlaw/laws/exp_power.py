@@ -10,7 +10,15 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from mixlaw.laws.base import MixingLaw, level_guesses, loss_range, ridge_solution, tiled, with_level
+from mixlaw.laws.base import (
+    Curvature,
+    MixingLaw,
+    level_guesses,
+    loss_range,
+    ridge_solution,
+    tiled,
+    with_level,
+)
 from mixlaw.laws.mixing import CONTRAST_PRIOR, LOG_LIMIT
 from mixlaw.laws.reciprocal import (
     EXPONENT_BOUNDS,
@@ -63,6 +71,16 @@ class ExponentialPowerLaw(MixingLaw):
         lost_BR, powers_BRM = self._reducible(r_RM, theta_BP)
         slope_BM = np.exp(theta_BP[..., 1:2]) * theta_BP[..., 3:]
         return lost_BR[..., None] * slope_BM[..., None, :] * powers_BRM / (r_RM + FIXED_FLOOR)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns the chain rule through the exponential; domains with t > 0 have no diagonal."""
+        lost_BR, powers_BRM = self._reducible(r_M[None], theta_BP)
+        g_B1, q_M = np.exp(theta_BP[..., 1:2]), r_M + FIXED_FLOOR
+        slope_BM = g_B1 * theta_BP[..., 3:] * powers_BRM[..., 0, :] / q_M
+        diag_BM = lost_BR * np.maximum((g_B1 - 1) * slope_BM / q_M, 0.0)
+        return diag_BM, (np.sqrt(lost_BR) * slope_BM)[..., None, :]
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]

@@ -16,7 +16,15 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from mixlaw.laws.base import MixingLaw, centering, level_guesses, tiled, with_level
+from mixlaw.laws.base import (
+    Curvature,
+    MixingLaw,
+    centering,
+    level_guesses,
+    no_diagonal,
+    tiled,
+    with_level,
+)
 from mixlaw.laws.mixing import LOG_LIMIT, ExponentialLaw
 
 CONTRAST_PRIOR = 3.0
@@ -78,6 +86,14 @@ class ImplicitDomainLaw(MixingLaw):
         """Returns sum_k exp(r @ t_k) t_k."""
         t_BKM = self.split(theta_BP)
         return np.swapaxes(np.exp(t_BKM @ r_RM.T), -1, -2) @ t_BKM
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns sum_k exp(r @ t_k) t_k t_k'."""
+        t_BKM = self.split(theta_BP)
+        factor_BKM = np.exp(t_BKM @ r_M / 2)[..., None] * t_BKM
+        return no_diagonal(factor_BKM), factor_BKM
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]

@@ -15,10 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlaw.laws.base import (
+    Curvature,
     MixingLaw,
     centering,
     level_guesses,
     loss_range,
+    no_diagonal,
+    no_factor,
     ridge_solution,
     tiled,
     with_level,
@@ -69,6 +72,14 @@ class ExponentialLaw(MixingLaw):
         """Returns exp(r @ t) t."""
         t_BM = theta_BP[..., 1:]
         return np.exp(t_BM @ r_RM.T)[..., None] * t_BM[..., None, :]
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns exp(r @ t) t t'."""
+        t_BM = theta_BP[..., 1:]
+        factor_BKM = np.exp(t_BM @ r_M / 2)[..., None, None] * t_BM[..., None, :]
+        return no_diagonal(factor_BKM), factor_BKM
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
@@ -136,6 +147,13 @@ class LogLinearLaw(MixingLaw):
         """Returns exp(r @ t) t."""
         return np.exp(theta_BP @ r_RM.T)[..., None] * theta_BP[..., None, :]
 
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns exp(r @ t) t t'."""
+        factor_BKM = np.exp(theta_BP @ r_M / 2)[..., None, None] * theta_BP[..., None, :]
+        return no_diagonal(factor_BKM), factor_BKM
+
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
     ) -> tuple[Float[np.ndarray, "*B P"], Float[np.ndarray, "*B P"]]:
@@ -190,6 +208,14 @@ class LinearLaw(MixingLaw):
     ) -> Float[np.ndarray, "*B R M"]:
         """Returns w."""
         return np.repeat(theta_BP[..., None, :], len(r_RM), axis=-2)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns 0."""
+        del r_M
+        diag_BM = np.zeros_like(theta_BP)
+        return diag_BM, no_factor(diag_BM)
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlaw.laws.base import (
+    Curvature,
     MixingLaw,
     centering,
     level_guesses,
@@ -128,6 +129,21 @@ class ReciprocalFamily(MixingLaw):
         q_BRM = r_RM + np.exp(full_BF[..., None, 2:3])
         return slope_BR[..., None] * g_B1M * terms_BRM / q_BRM
 
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns the chain rule through the sum: its curvature, where g <= 1, and its slope."""
+        size = len(r_M)
+        full_BF = self._full(theta_BP, size)
+        terms_BM = self._terms(r_M[None], full_BF)[0][..., 0, :]
+        b_B1, g_BM = np.exp(full_BF[..., 1:2]), np.exp(full_BF[..., 3 : 3 + size])
+        q_BM = r_M + np.exp(full_BF[..., 2:3])
+        sum_B1 = terms_BM.sum(axis=-1, keepdims=True)
+        slope_BM = g_BM * terms_BM / q_BM
+        diag_BM = b_B1 * sum_B1 ** (-b_B1 - 1) * np.maximum(1 - g_BM, 0) * slope_BM / q_BM
+        factor_BM = np.sqrt(b_B1 * (b_B1 + 1)) * sum_B1 ** (-b_B1 / 2 - 1) * slope_BM
+        return diag_BM, factor_BM[..., None, :]
+
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
     ) -> tuple[Float[np.ndarray, "*B P"], Float[np.ndarray, "*B P"]]:
@@ -176,8 +192,9 @@ class ReciprocalFamily(MixingLaw):
         return tiled(_shrinkage(*self._flags, self._num_domains(theta_BP)), theta_BP)
 
     def is_convex(self, theta_P: Float[np.ndarray, " P"]) -> bool:
-        """Always: g <= 1, C > 0 and b > 0."""
-        return True
+        """Where no g is above 1, as bounds see to in a fit; C and b are positive."""
+        first = 1 + self.outer_exponent + self.fitted_floor
+        return bool(np.all(theta_P[first : -self._num_domains(theta_P)] <= 0))
 
     @property
     def _flags(self) -> tuple[bool, bool, bool]:

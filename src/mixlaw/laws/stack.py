@@ -13,7 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlaw.errors import FitError
-from mixlaw.laws.base import MixingLaw
+from mixlaw.laws.base import (
+    Curvature,
+    MixingLaw,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,20 @@ class StackedLaw(MixingLaw):
         """Returns the derivatives of `predict` by the proportions."""
         members = self.split(theta_BP, r_RM.shape[1])
         return sum_arrays(weight * law.gradient(r_RM, part) for law, weight, part in members)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature | None:
+        """Returns the weighted sum of the members'; None where one doesn't know its own."""
+        diagonals: list[np.ndarray] = []
+        factors: list[np.ndarray] = []
+        for law, weight, part in self.split(theta_BP, len(r_M)):
+            curvature = law.curvature(r_M, part)
+            if curvature is None:
+                return None
+            diagonals.append(weight * curvature[0])
+            factors.append(np.sqrt(weight) * curvature[1])
+        return sum_arrays(iter(diagonals)), np.concatenate(factors, axis=-2)
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]

@@ -14,7 +14,16 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from mixlaw.laws.base import MixingLaw, level_guesses, loss_range, ridge_solution, tiled, with_level
+from mixlaw.laws.base import (
+    Curvature,
+    MixingLaw,
+    level_guesses,
+    loss_range,
+    no_factor,
+    ridge_solution,
+    tiled,
+    with_level,
+)
 from mixlaw.laws.reciprocal import FIXED_FLOOR
 
 RATE_LIMIT = 30.0
@@ -77,6 +86,15 @@ class SumOfExponentialsLaw(MixingLaw):
         size = r_RM.shape[1]
         k_B1M, t_B1M = theta_BP[..., None, 1 : 1 + size], theta_BP[..., None, 1 + size :]
         return k_B1M * t_B1M * np.exp(t_B1M * r_RM)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns k t^2 exp(t r), of domains with k > 0."""
+        size = len(r_M)
+        k_BM, t_BM = np.maximum(theta_BP[..., 1 : 1 + size], 0.0), theta_BP[..., 1 + size :]
+        diag_BM = k_BM * t_BM**2 * np.exp(t_BM * r_M)
+        return diag_BM, no_factor(diag_BM)
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
@@ -160,6 +178,14 @@ class SharedWeightLaw(MixingLaw):
         """Returns k t exp(t r)."""
         t_B1M = theta_BP[..., None, 2:]
         return t_B1M * np.exp(theta_BP[..., None, 1:2] + t_B1M * r_RM)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns k t^2 exp(t r)."""
+        t_BM = theta_BP[..., 2:]
+        diag_BM = t_BM**2 * np.exp(theta_BP[..., 1:2] + t_BM * r_M)
+        return diag_BM, no_factor(diag_BM)
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
@@ -315,6 +341,15 @@ class BiMixLaw(MixingLaw):
         """Returns -a F (r + e)^(-a - 1)."""
         a_B1M = np.exp(theta_BP[..., None, r_RM.shape[1] :])
         return -a_B1M * self._terms(r_RM, theta_BP) / (r_RM + FIXED_FLOOR)
+
+    def curvature(
+        self, r_M: Float[np.ndarray, " M"], theta_BP: Float[np.ndarray, "*B P"]
+    ) -> Curvature:
+        """Returns a (a + 1) F (r + e)^(-a - 2)."""
+        a_BM = np.exp(theta_BP[..., len(r_M) :])
+        terms_BM = self._terms(r_M[None], theta_BP)[..., 0, :]
+        diag_BM = a_BM * (a_BM + 1) * terms_BM / (r_M + FIXED_FLOOR) ** 2
+        return diag_BM, no_factor(diag_BM)
 
     def bounds(
         self, r_RM: Float[np.ndarray, "R M"], y_BR: Float[np.ndarray, "*B R"]
