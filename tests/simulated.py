@@ -7,7 +7,7 @@ mixtures of 5 domains, spread out on the paper's grid, that share one seed; 2 of
 fresh seeds; 8 held-out mixtures, drawn uniformly, each with a fresh seed of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -126,6 +126,8 @@ def simulate_study(
     seeds_shared: bool = False,
     floor: float = 0.04,
     noise: Noise | None = None,
+    make_truth: Callable[[np.random.Generator, np.ndarray], Truth] | None = None,
+    method: str = "double-diminishing",
 ) -> SimulatedStudy:
     """Returns one study.
 
@@ -141,6 +143,8 @@ def simulate_study(
         seeds_shared: Whether the repeated mixtures are run again with the same fresh seeds.
         floor: Least share of every domain in every run.
         noise: Of the seeds.
+        make_truth: Makes the truth, instead of `form`, from random numbers and the design.
+        method: How the design is drawn.
     """
     rng = np.random.default_rng(seed)
     noise = Noise() if noise is None else noise
@@ -151,11 +155,14 @@ def simulate_study(
         [Domain(name=name) for name in domains],
         n=num_mixtures,
         scale=None,
+        method=method,
         floor=floor,
         spread=True,
         seed=seed,
     )
     design_RM = stack_mixtures(design.mixtures)
+    if make_truth is not None:
+        truth = make_truth(rng, design_RM)
     heldout_RM = sample_proportions(rng, num_heldout, num_domains, floor)
     repeated = rng.choice(num_mixtures, num_repeated, replace=False)
     fresh = [

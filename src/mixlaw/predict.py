@@ -83,6 +83,21 @@ def predict_weighted(
     return _predict(fit, mixtures, weight_row(fit, weights), (name,), level)
 
 
+def predict_combinations(
+    fit: FitResult,
+    mixtures: Sequence[Mixture],
+    weight_KT: Float[np.ndarray, "K T"],
+    *,
+    level: float = 0.9,
+) -> Prediction:
+    """Returns several weighted sums of target losses on each mixture; the columns have numbers.
+
+    Raises:
+        MixtureError: A mixture has other domains than the fit.
+    """
+    return _predict(fit, mixtures, weight_KT, [str(k) for k in range(len(weight_KT))], level)
+
+
 def weight_row(fit: FitResult, weights: Mapping[str, float]) -> Float[np.ndarray, "1 T"]:
     """Returns weights by target as a row in the fit's order.
 
@@ -163,7 +178,7 @@ def _predict(
     value_RK = fit.losses(r_RM) @ weight_KT.T
     left_out_RK, notes = _left_out_halfwidth(fit, r_RM, weight_KT, level)
     seed_K, seed_notes = _seed_halfwidth(fit, weight_KT, level)
-    half_RK = np.hypot(left_out_RK, seed_K)
+    half_RK = np.hypot(left_out_RK, np.hypot(seed_K, _level_halfwidth(fit, weight_KT, level)))
     return Prediction(
         mixtures=ordered,
         columns=tuple(columns),
@@ -243,9 +258,12 @@ def _residual_quantile(
 
 
 def error_growth(
-    residual_GT: Float[np.ndarray, "G T"], distance_G: Float[np.ndarray, " G"]
+    residual_GT: Float[np.ndarray, "G T"],
+    distance_G: Float[np.ndarray, " G"],
+    *,
+    power: float = 1.0,
 ) -> float:
-    """Returns b of the scale 1 + b d^2 with which errors grow from the middle of the runs outwards.
+    """Returns b of the scale (1 + b d^2)^power with which errors grow from the runs' middle.
 
     One number for all targets, each of which has its own level: the normal likelihood's maximum.
     """
@@ -254,7 +272,7 @@ def error_growth(
     count = residual_GT.shape[1]
 
     def negative_log_likelihood(log_growth: float) -> float:
-        scale_G = 1 + math.exp(log_growth) * distance_G
+        scale_G = (1 + math.exp(log_growth) * distance_G) ** power
         variance_T = np.maximum(_known_mean((residual_GT / scale_G[:, None]) ** 2), 1e-300)
         return float(
             count * np.sum(np.log(scale_G)) + len(distance_G) / 2 * np.nansum(np.log(variance_T))
@@ -314,6 +332,21 @@ def _seed_halfwidth(
     rest_K = 1 - own_K / np.maximum(seed_K**2, 1e-300)
     factor_K = fit.seed_factor * np.maximum(rest_K / COMMON_SHARE, 1.0)
     return quantile * seed_K * np.sqrt(factor_K), ()
+
+
+def _level_halfwidth(
+    fit: FitResult, weight_KT: Float[np.ndarray, "K T"], level: float
+) -> Float[np.ndarray, " K"]:
+    """Returns the half-width of the error beyond the runs' scale that all mixtures share.
+
+    The targets' errors are taken to go together, as those of one run do: what is drawn of each
+    target alone would average out in a weighted sum.
+    """
+    if fit.level_draws_BT is None:
+        return np.zeros(len(weight_KT))
+    from scipy.stats import norm
+
+    return float(norm.ppf((1 + level) / 2)) * np.abs(weight_KT) @ np.std(fit.level_draws_BT, axis=0)
 
 
 def _distance_notes(fit: FitResult, mixtures: Sequence[Mixture]) -> tuple[str, ...]:
