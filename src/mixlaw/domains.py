@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,13 +24,15 @@ class Domain:
     name: str
     """As it appears in tables, files and exports."""
     available_tokens: float | None = None
-    """Unique tokens on hand; not given: counted from the corpus, or not known."""
+    """Unique tokens on hand, of the target tokenizer; not given: counted from the corpus, or not
+    known."""
     documents: int | None = None
     """Documents on hand; not given: counted from the corpus, or not known."""
     max_epochs: float = 1.0
     """How often the domain may be repeated before it is used up."""
     bytes_per_token: float | None = None
-    """Bytes of text per token of the target tokenizer; not given: not known."""
+    """Bytes of text per token of the target tokenizer; not given: that of the corpus, or not known.
+    """
 
     def __post_init__(self) -> None:
         where = f"domain {self.name!r}"
@@ -115,3 +117,55 @@ def token_caps(domains: Sequence[Domain], scale: Scale) -> dict[str, float]:
             " where the corpus is only a sample of what there is",
         )
     return caps
+
+
+def convert_shares(
+    shares: Mapping[str, float],
+    bytes_from: Mapping[str, float],
+    bytes_to: Mapping[str, float],
+) -> dict[str, float]:
+    """Returns shares of another tokenizer's tokens, for the same text.
+
+    A domain's text has share x bytes per token of one tokenizer, which divided by bytes per token
+    of the other gives its share there, when all are scaled to sum to one.
+
+    Args:
+        shares: Token shares.
+        bytes_from: Bytes per token of each domain, of the tokenizer that the shares are of.
+        bytes_to: Those of the other tokenizer.
+
+    Raises:
+        DomainError: A domain's bytes per token are not given.
+    """
+    for name in shares:
+        if name not in bytes_from or name not in bytes_to:
+            raise DomainError(
+                f"shares of another tokenizer need the bytes per token of every domain, but those"
+                f" of {name!r} are not given",
+                do="give `bytes_per_token` for it in [[domains]]",
+            )
+    tokens = {name: share * bytes_from[name] / bytes_to[name] for name, share in shares.items()}
+    total = math.fsum(tokens.values())
+    return {name: count / total for name, count in tokens.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareConversion:
+    """The same text in the tokens of two tokenizers: that of the proxies and that of the target."""
+
+    proxy: Mapping[str, float]
+    """Bytes per token of each domain's text, of the proxies' tokenizer."""
+    target: Mapping[str, float]
+    """Those of the tokenizer of the run that is to be decided."""
+
+    def to_target(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Returns shares of the target tokenizer's tokens, from those of the proxies'."""
+        return convert_shares(shares, self.proxy, self.target)
+
+    def to_proxy(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Returns shares of the proxies' tokens, from those of the target tokenizer's."""
+        return convert_shares(shares, self.target, self.proxy)
+
+    def target_tokens(self, name: str, tokens: float) -> float:
+        """Returns how many of the target tokenizer's tokens a domain's proxy tokens are."""
+        return tokens * self.proxy[name] / self.target[name]

@@ -63,6 +63,8 @@ class FitResult:
     status: tuple[TargetStatus, ...]
     notes: tuple[str, ...] = ()
     """Which runs were left out, in sentences."""
+    level_draws_BT: Float[np.ndarray, "B T"] | None = None
+    """Draws of an error that all mixtures share, beyond the runs' scale; None: there is none."""
 
     @property
     def domains(self) -> tuple[str, ...]:
