@@ -291,6 +291,7 @@ def repeat_targets(data: ReportData, count: int) -> ReportData:
         optimum=replace(
             data.optimum,
             objective=WeightedLoss(dict.fromkeys(names[:9], 1.0)),
+            weights=dict.fromkeys(names[:9], 1 / 9),
             target_losses={name: losses[old] for name, old in source.items()},
         ),
         holdout=None,

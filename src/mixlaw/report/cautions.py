@@ -7,7 +7,7 @@ import numpy as np
 
 from mixlaw.predict import difference_sd
 from mixlaw.report.data import ReportData
-from mixlaw.report.decision import predicted_losses
+from mixlaw.report.decision import predicted_losses, target_weights
 from mixlaw.report.numbers import (
     count_words,
     format_number,
@@ -155,7 +155,7 @@ def _uncounted_targets(data: ReportData) -> list[str]:
     for target in data.fit.targets:
         change = best[target] - base[target]
         error = difference_sd(data.fit, {target: 1.0})
-        if target not in data.optimum.objective.shares and change > 1.645 * error:
+        if target not in target_weights(data) and change > 1.645 * error:
             worse.append(f"{clean_name(target)} +{format_number(change, error)}")
     if not worse:
         return []
@@ -197,7 +197,7 @@ def _supply(data: ReportData) -> list[str]:
             f"How many tokens there are of {some} is not known, so the token supply limits no share"
             " and repetition is not counted."
         )
-    missing = [t for t in data.optimum.objective.shares if t not in data.bytes_per_token]
+    missing = [t for t in target_weights(data) if t not in data.bytes_per_token]
     if missing and data.fit.table.unit == "nats_per_token":
         found.append(
             "Bytes per token are not known for the objective, so losses can't be given in bits per"

@@ -8,7 +8,10 @@ import polars as pl
 from mixlaw.domains import Domain, Scale
 from mixlaw.fit import FitResult
 from mixlaw.optimize import Optimum
+from mixlaw.optimize.pareto import ParetoFront
+from mixlaw.optimize.schedule import ScheduleOptimum
 from mixlaw.selection import HoldoutScore, LawChoice
+from mixlaw.selection.downstream_summary import Downstream
 from mixlaw.verify import Verification
 
 
@@ -51,10 +54,18 @@ class ReportData:
     """Predicted against observed on mixtures that were not fitted; None: there are none."""
     verification: Verification | None
     """The optimum and the baselines trained for real; None: not done yet."""
+    downstream: Downstream | None = None
+    """Task errors by losses and by mixtures; None: no task was measured."""
     bytes_per_token: Mapping[str, float]
     """Bytes of text per token, by target, where known: converts nats per token to bits per byte."""
     attributions: tuple[Attribution, ...]
     seconds: Mapping[str, float]
     """Wall seconds by stage, in the order they ran."""
+    answer_fit: FitResult | None = None
+    """The law at the scale that is decided, where that is another than the runs'; None: `fit`."""
+    schedule: ScheduleOptimum | None = None
+    """The best mixture for each stage; None: no run changes its mixture on the way."""
+    front: ParetoFront | None = None
+    """The trade-off between the two targets that count most; None: there are no two."""
     made_from: str
     """Hash of the tables that the report was made from."""

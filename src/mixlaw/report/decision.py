@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
+from jaxtyping import Float
 
 from mixlaw.mixtures import Mixture
 from mixlaw.report.data import ReportData
@@ -96,12 +97,28 @@ def missed_mixtures(data: ReportData) -> tuple[VerifiedMixture, ...]:
     return tuple(m for m in verified if m.mean < m.predicted_low or m.mean > m.predicted_high)
 
 
+def target_weights(data: ReportData) -> dict[str, float]:
+    """Returns what each target counts in the objective, scaled to sum to one.
+
+    An objective that is no weighted sum comes down to one near the optimum: those are its weights.
+    """
+    weights = {name: weight for name, weight in data.optimum.weights.items() if weight > 0}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def weight_array(data: ReportData) -> Float[np.ndarray, " T"]:
+    """Returns the same weights in the order of the fit's targets."""
+    weights = target_weights(data)
+    return np.array([weights.get(target, 0.0) for target in data.fit.targets])
+
+
 def bits_per_byte(data: ReportData, losses: dict[str, float]) -> float | None:
     """Returns the weighted sum of losses, by target in nats per token, in bits per byte.
 
     None: the unit is another one, or a weighted target's bytes per token are not known.
     """
-    shares = data.optimum.objective.shares
+    shares = target_weights(data)
     if data.fit.table.unit != "nats_per_token" or any(
         target not in data.bytes_per_token for target in shares
     ):
@@ -114,8 +131,9 @@ def bits_per_byte(data: ReportData, losses: dict[str, float]) -> float | None:
 
 def predicted_losses(data: ReportData, mixture: Mixture) -> dict[str, float]:
     """Returns the law's loss of every target on a mixture."""
-    r_M = mixture.array(data.fit.domains)
-    return dict(zip(data.fit.targets, map(float, data.fit.losses(r_M[None])[0]), strict=True))
+    fit = data.fit if data.answer_fit is None else data.answer_fit
+    r_M = mixture.array(fit.domains)
+    return dict(zip(fit.targets, map(float, fit.losses(r_M[None])[0]), strict=True))
 
 
 def measured_losses(verified: VerifiedMixture) -> dict[str, float]:
@@ -128,4 +146,4 @@ def measured_losses(verified: VerifiedMixture) -> dict[str, float]:
 
 def weighted_sum(data: ReportData, losses: dict[str, float]) -> float:
     """Returns the objective of losses by target."""
-    return sum(weight * losses[t] for t, weight in data.optimum.objective.shares.items())
+    return sum(weight * losses[t] for t, weight in target_weights(data).items())

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlaw.report.data import ReportData
+from mixlaw.report.decision import weight_array
 from mixlaw.report.numbers import format_error, format_number, format_with_error
 from mixlaw.report.palette import clean_name, domain_colours
 from mixlaw.report.sentences import unit_words
@@ -37,7 +38,7 @@ def left_out(data: ReportData) -> list[LeftOut]:
     fit = data.fit
     residual_RT, mean_RT = fit.left_out_residual_RT, fit.mean_residual_RT
     index = {target: i for i, target in enumerate(fit.targets)}
-    weights = [("objective", data.optimum.objective.row(fit))]
+    weights = [("objective", weight_array(data))]
     weights += [(target, np.eye(len(index))[index[target]]) for target in ranked_targets(data)]
     found: list[LeftOut] = []
     for name, weight_T in weights:
@@ -86,7 +87,7 @@ def score_table(data: ReportData) -> Table:
     seed_sd = dict(
         zip(data.fit.targets, data.fit.seed_sd(np.eye(len(data.fit.targets))), strict=True)
     )
-    objective_sd = data.fit.seed_sd(data.optimum.objective.row(data.fit)[None])[0]
+    objective_sd = data.fit.seed_sd(weight_array(data)[None])[0]
     has_seeds = data.fit.replicate_freedom > 0
     rows: list[tuple[Cell, ...]] = []
     for i, one in enumerate(left_out(data)):
@@ -197,7 +198,7 @@ def _influences(
     fit = data.fit
     r_M = data.optimum.mixture.array(fit.domains)
     step_M = 0.01 * 1000 / np.maximum(1 - r_M, 1e-9)
-    weight_T = data.optimum.objective.row(fit)
+    weight_T = weight_array(data)
 
     def moves(theta_TP: Float[np.ndarray, "T P"]) -> Float[np.ndarray, "T1 M"]:
         change_TM = np.stack([fit.law.contrasts(r_M, theta_P) for theta_P in theta_TP]) * step_M

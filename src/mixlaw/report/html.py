@@ -7,9 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from mixlaw.files import write_atomic
+from mixlaw.report.answer import (
+    distance_sentence,
+    front_sentence,
+    left_out_sentence,
+    left_out_table,
+    near_sentence,
+    price_sentence,
+    price_table,
+    rival_sentence,
+    rival_table,
+)
 from mixlaw.report.cautions import cautions
 from mixlaw.report.data import ReportData
 from mixlaw.report.decision import comparisons, decide
+from mixlaw.report.downstream import (
+    downstream_prediction_table,
+    downstream_score_table,
+    downstream_sentences,
+)
 from mixlaw.report.evidence import influence_table, score_table
 from mixlaw.report.laws import (
     choice_sentence,
@@ -26,6 +42,7 @@ from mixlaw.report.palette import (
     mixture_label,
     mixture_styles,
 )
+from mixlaw.report.schedule import draw_schedule, schedule_sentences, schedule_table
 from mixlaw.report.sentences import (
     alerts,
     baselines_sentence,
@@ -33,6 +50,7 @@ from mixlaw.report.sentences import (
     headline,
     heldout_sentence,
     objective_sentence,
+    savings_sentence,
     scale_sentence,
     steps_sentence,
     test_sentence,
@@ -68,6 +86,7 @@ def render_report(data: ReportData) -> str:
     from markupsafe import Markup
 
     from mixlaw.report import charts
+    from mixlaw.report.front import draw_front
 
     package = files("mixlaw.report")
     environment = Environment(
@@ -86,6 +105,8 @@ def render_report(data: ReportData) -> str:
         **_words(data),
         **_tables(data),
         mixture_figure=charts.draw_mixture(data),
+        front_figure=draw_front(data) if data.front else None,
+        schedule_figure=draw_schedule(data.schedule) if data.schedule else None,
         measured_figure=verification and charts.draw_measured(data, verification),
         race_figure=verification and charts.draw_race(data, verification),
         prediction_panels=charts.draw_predictions(data),
@@ -113,6 +134,8 @@ def _words(data: ReportData) -> Mapping[str, Any]:
         "baselines": baselines_sentence(data),
         "steps": [steps_sentence(comparison) for comparison in comparisons(data)],
         "heldout": heldout_sentence(data),
+        "downstream": downstream_sentences(data),
+        "schedule": schedule_sentences(data),
         "cautions": cautions(data),
         "certificate": _sentence(data.optimum.certificate),
         "laws": fitted_laws(data),
@@ -122,7 +145,13 @@ def _words(data: ReportData) -> Mapping[str, Any]:
         "level": f"{data.optimum.level:.0%}",
         "runs": _runs_sentence(data),
         "recipe": _recipe(data),
-        "distance": format_share(data.optimum.distance_to_runs),
+        "distance": distance_sentence(data),
+        "near": near_sentence(data),
+        "prices": price_sentence(data),
+        "rivals": rival_sentence(data),
+        "left_out": left_out_sentence(data),
+        "front": front_sentence(data),
+        "savings": savings_sentence(data),
         "num_targets": len(data.fit.targets),
         "num_domains": len(data.fit.domains),
         "has_holdout": data.holdout is not None,
@@ -138,11 +167,17 @@ def _tables(data: ReportData) -> Mapping[str, Any]:
         "mixture_table": mixture_table(data),
         "gain_table": gain_table(data) if data.optimum.gains else None,
         "target_table": target_table(data),
+        "price_table": price_table(data),
+        "schedule_table": schedule_table(data),
+        "rival_table": rival_table(data),
+        "left_out_table": left_out_table(data),
         "comparison_table": comparison_table(data) if has_test and comparisons(data) else None,
         "measured_table": measured_table(data) if has_test else None,
         "score_table": score_table(data),
         "law_table": law_table(data),
         "influence_table": influence_table(data),
+        "task_score_table": downstream_score_table(data),
+        "task_prediction_table": downstream_prediction_table(data),
         "attribution_table": attribution_table(data),
         "seconds_table": seconds_table(data),
     }

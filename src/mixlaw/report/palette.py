@@ -44,6 +44,8 @@ _LABELS = {
     "reference": "your mixture",
     "proportional": "the proportional mixture",
     "uniform": "the uniform mixture",
+    "unimax": "the UniMax mixture",
+    "temperature": "the temperature mixture",
 }
 _UNSAFE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")
 """What turns the direction of the text around it, and what XML forbids."""

@@ -3,7 +3,8 @@
 import math
 
 from mixlaw.mixtures import Mixture
-from mixlaw.optimize import Gain
+from mixlaw.optimize import Gain, WeightedLoss
+from mixlaw.optimize.baselines import TEMPERATURE
 from mixlaw.report.data import ReportData
 from mixlaw.report.decision import (
     Decision,
@@ -124,6 +125,13 @@ def _gain_limits(data: ReportData, gain: Gain) -> str:
 def scale_sentence(data: ReportData) -> str:
     """Returns which run is decided, and whether that is beyond the runs that were observed."""
     own = _scale_words(data.proxy_params, data.proxy_tokens)
+    if data.answer_fit is not None and data.answer_fit is not data.fit:
+        there = _scale_words(data.scale.params, data.scale.tokens) if data.scale else ""
+        return (
+            f"This is a decision at {there}. The runs have at most {own}: each mixture's losses"
+            " were followed along its own curve to that scale, and the law was fitted there. The"
+            " error of that step is in the intervals as far as larger runs, held out, tell it."
+        )
     if not data.is_extrapolated:
         where = "the proxies' own scale" if _is_trained(data) else "the scale of the imported runs"
         return f"This is a decision at {where} ({own}); nothing is extrapolated."
@@ -153,7 +161,10 @@ def _is_trained(data: ReportData) -> bool:
 
 def objective_sentence(data: ReportData) -> str:
     """Returns what is minimised."""
-    shares = sorted(data.optimum.objective.shares.items(), key=lambda item: (-item[1], item[0]))
+    objective = data.optimum.objective
+    if not isinstance(objective, WeightedLoss):
+        return clean_name(objective.describe())
+    shares = sorted(objective.shares.items(), key=lambda item: (-item[1], item[0]))
     if len(shares) == 1:
         return f"the loss on held-back text of {clean_name(shares[0][0])}"
     if len({round(share, 9) for _, share in shares}) == 1:
@@ -187,6 +198,16 @@ def certainty_sentence(data: ReportData) -> str:
         text += f" Against {mixture_label(gain.baseline)} it is {value} {side} ({limits}):"
         text += f" {_VERDICTS[gain.verdict]}."
     return text
+
+
+def savings_sentence(data: ReportData) -> str:
+    """Returns how much sooner the optimum is predicted to be as good as the first baseline."""
+    gains = data.optimum.gains
+    savings = data.optimum.savings.get(gains[0].baseline) if gains else None
+    if savings is None or savings.steps_saved is None or gains[0].verdict != "gain":
+        return ""
+    text = savings.sentence().replace("the baseline", mixture_label(gains[0].baseline))
+    return f"Predicted: the optimum {text}."
 
 
 _VERDICTS = {
@@ -384,6 +405,9 @@ def baselines_sentence(data: ReportData) -> str:
         "reference": "your mixture is what you would use today",
         "proportional": "the proportional mixture takes each domain in proportion to its tokens",
         "uniform": "the uniform mixture takes all alike",
+        "unimax": "the UniMax mixture takes all as alike as the allowed epochs let it",
+        "temperature": "the temperature mixture takes the tokens to the power 1/τ, with τ ="
+        f" {TEMPERATURE:.2f}",
     }
     words = [meanings[name] for name in names if name in meanings]
     if not words:

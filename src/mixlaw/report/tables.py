@@ -13,6 +13,7 @@ from mixlaw.report.decision import (
     decide,
     measured_losses,
     predicted_losses,
+    target_weights,
 )
 from mixlaw.report.numbers import (
     format_count,
@@ -82,12 +83,14 @@ def mixture_table(data: ReportData) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name in ranked_domains(data):
         low, high = optimum.proportion_range[name]
+        near = None if optimum.near_optimal is None else optimum.near_optimal.shares[name]
         tokens, epochs = _supply(known.get(name), name, chosen.mixture[name], data)
         rows.append(
             (
                 Cell(text=clean_name(name), chip=colours[name]),
                 Cell(text=f"{optimum.mixture[name]:.3f}", mark=_bound(data, name)),
                 Cell(text=_share_range(low, high)),
+                *([] if near is None else [Cell(text=_share_range(near.low, near.high))]),
                 *(Cell(text=f"{gain.mixture[name]:.3f}") for gain in optimum.gains),
                 Cell(text=tokens),
                 Cell(text=epochs),
@@ -99,6 +102,7 @@ def mixture_table(data: ReportData) -> Table:
             Cell(text="Domain"),
             Cell(text="Optimum", glyph=styles[OPTIMUM].glyph, chip=styles[OPTIMUM].css),
             Cell(text=f"its {optimum.level:.0%} range"),
+            *([] if optimum.near_optimal is None else [Cell(text="as good")]),
             *(
                 Cell(
                     text=_column_name(gain.baseline),
@@ -133,7 +137,13 @@ def _share_range(low: float, high: float) -> str:
 
 
 def _column_name(name: str) -> str:
-    short = {"reference": "Yours", "proportional": "Proportional", "uniform": "Uniform"}
+    short = {
+        "reference": "Yours",
+        "proportional": "Proportional",
+        "uniform": "Uniform",
+        "unimax": "UniMax",
+        "temperature": "Temperature",
+    }
     return short.get(name, clean_name(name))
 
 
@@ -153,6 +163,7 @@ def gain_table(data: ReportData) -> Table:
     """Returns the predicted gain over each baseline."""
     styles, unit = mixture_styles(data), unit_words(data)
     has_bits = any(gain_in_bits(data, gain) is not None for gain in data.optimum.gains)
+    has_savings = any(s.steps_saved is not None for s in data.optimum.savings.values())
     rows: list[tuple[Cell, ...]] = []
     for gain in data.optimum.gains:
         style, sign = styles[gain.baseline], "" if gain.value >= 0 else "\N{MINUS SIGN}"
@@ -164,6 +175,7 @@ def gain_table(data: ReportData) -> Table:
                 Cell(text=format_interval(gain.low, gain.high)),
                 *([Cell(text=UNKNOWN if bits is None else sign + bits)] if has_bits else []),
                 Cell(text=sign + percent_of_loss(data, gain)),
+                *([Cell(text=_saved(data, gain.baseline))] if has_savings else []),
                 Cell(text=_verdict(gain.verdict)),
             )
         )
@@ -175,10 +187,23 @@ def gain_table(data: ReportData) -> Table:
             f"{data.optimum.level:.0%} interval",
             *(["bits per byte"] if has_bits else []),
             "of its loss",
+            *(["steps saved"] if has_savings else []),
             "Verdict",
         ),
         rows=tuple(rows),
     )
+
+
+def _saved(data: ReportData, baseline: str) -> str:
+    """Returns which share of its steps a baseline's loss takes less."""
+    found = data.optimum.savings.get(baseline)
+    if found is None or found.steps_saved is None:
+        return UNKNOWN
+    low, high = (
+        None if end is None else f"{100 * end / found.steps:.0f}" for end in (found.low, found.high)
+    )
+    limits = "" if low is None and high is None else f" ({low or '?'} to {high or '?'}%)"
+    return f"{100 * found.steps_saved / found.steps:.0f}%{limits}"
 
 
 def _verdict(verdict: str) -> str:
@@ -193,7 +218,7 @@ def target_table(data: ReportData) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for target in ranked_targets(data):
         value, low, high = data.optimum.target_losses[target]
-        weight = data.optimum.objective.shares.get(target, 0.0)
+        weight = target_weights(data).get(target, 0.0)
         row = [
             Cell(text=clean_name(target)),
             Cell(text=format_share(weight)),
@@ -225,7 +250,7 @@ def target_table(data: ReportData) -> Table:
 
 def ranked_targets(data: ReportData) -> list[str]:
     """Returns the targets, those with the largest weights first."""
-    shares = data.optimum.objective.shares
+    shares = target_weights(data)
     return sorted(data.fit.targets, key=lambda target: -shares.get(target, 0.0))
 
 
