@@ -27,6 +27,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer",),
     "corpus": ("corpus",),
     "trainer": ("trainer",),
+    "parent_run_id": ("parent_run_id",),
+    "stages": ("stages",),
     "target": ("target", "metric", "domain", "dataset"),
     "value": ("value", "loss"),
     "standard_error": ("standard_error", "stderr", "se"),
@@ -71,7 +73,8 @@ ANY = "{any}"
 
 RUN_FIELDS = (
     "params_non_embedding", "params_total", "tokens_per_step", "seed", "role", "learning_rate",
-    "schedule", "schedule_steps", "tokenizer", "corpus", "trainer",
+    "schedule", "schedule_steps", "tokenizer", "corpus", "trainer", "parent_run_id",
+    "stages",
 )  # fmt: skip
 LOSS_FIELDS = ("step", "tokens", "target", "value", "standard_error")
 

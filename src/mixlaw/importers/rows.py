@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mixlaw.errors import TableError
 from mixlaw.importers.columns import Layout
 from mixlaw.importers.reading import RawTable, is_empty
-from mixlaw.observations import RUN_SCHEMA
+from mixlaw.observations import RUN_SCHEMA, decode_stages
 
 _EXACT = 1e-9
 
@@ -157,7 +157,10 @@ def _way_out(total: float, layout: Layout) -> str:
 def _known(table: RawTable, name: str, column: str, row: int) -> float | str | None:
     kind = RUN_SCHEMA.get(name)  # `tokens` is of the observations
     if kind is not None and not kind.is_numeric():
-        return table.text(column, row)
+        text = table.text(column, row)
+        if name == "stages" and text:
+            _check_stages(table, text, row)
+        return text
     number = table.number(column, row)
     if number is None:
         return None
@@ -168,6 +171,13 @@ def _known(table: RawTable, name: str, column: str, row: int) -> float | str | N
             f"{name} must be a number from 0 on, but {table.where(row)} has {number:g}"
         )
     return number
+
+
+def _check_stages(table: RawTable, text: str, row: int) -> None:
+    try:
+        decode_stages(text)
+    except TableError as error:
+        raise TableError(error.problem, where=table.where(row), do=error.do) from None
 
 
 def _read_losses(

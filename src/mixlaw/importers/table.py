@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from mixlaw.errors import TableError
-from mixlaw.importers.columns import Layout, Wanted, match_layout
+from mixlaw.importers.columns import Layout, Wanted, match_columns, match_layout
 from mixlaw.importers.reading import RawTable, read_frame, read_table
 from mixlaw.importers.rows import SourceRows, read_rows
 from mixlaw.mixtures import Mixture
@@ -24,6 +24,8 @@ from mixlaw.observations import (
     check_runs,
 )
 
+TASK_PREFIX = "task:"
+"""Names of tasks are this and what stands in the pattern's braces."""
 UNITS = ("nats_per_token", "bits_per_byte", "error")
 _KEPT_ROLES = ("noise", "holdout")  # the others say nothing that a fit would use
 
@@ -50,6 +52,7 @@ def import_tables(
     columns: Mapping[str, str] | None = None,
     tolerance: float = 0.02,
     unit: str = "nats_per_token",
+    errors: str | Mapping[str, str] | None = None,
     source: str | None = None,
     drop_unmatched: bool = False,
 ) -> ImportedTables:
@@ -70,6 +73,8 @@ def import_tables(
             tables' schemas, by default recognised by their names.
         tolerance: How far a row of shares may be from a sum of one; within it, it is divided.
         unit: nats_per_token, bits_per_byte or error.
+        errors: Columns of task errors between 0 and 1, beside the losses: a pattern such as
+            `error/{task}`, or the column of each task.
         source: Name of the source, which with the key makes the run's id; by default the name of
             the runs' file. Importing a source again gives the same ids.
         drop_unmatched: Leave out runs that only one of the two files has; by default an error.
@@ -78,15 +83,31 @@ def import_tables(
         TableError: A file, column or cell is not what it must be; the message names it.
     """
     wanted = Wanted(key=key, proportions=proportions, losses=losses, columns=columns or {})
-    return _import(
-        read_table(Path(runs_path)),
-        None if metrics_path is None else read_table(Path(metrics_path)),
+    runs = read_table(Path(runs_path))
+    metrics = None if metrics_path is None else read_table(Path(metrics_path))
+    imported = _import(
+        runs,
+        metrics,
         wanted,
         source=Path(runs_path).name if source is None else source,
         tolerance=tolerance,
         unit=unit,
         drop_unmatched=drop_unmatched,
     )
+    if errors is None:
+        return imported
+    pattern = errors.replace("{task}", "{target}") if isinstance(errors, str) else errors
+    _check_errors_apart(metrics or runs, wanted.losses, pattern, imported)
+    with_errors = _import(
+        runs,
+        metrics,
+        replace(wanted, losses=pattern),
+        source=Path(runs_path).name if source is None else source,
+        tolerance=tolerance,
+        unit="error",
+        drop_unmatched=True,  # a run may lack all errors
+    )
+    return _join_errors(imported, with_errors)
 
 
 def tables_from_frames(
@@ -146,6 +167,45 @@ def _import(
         runs=_runs_frame(rows, layout, source),
         observations=_observations_frame(rows, unit),
         notes=(*_describe(rows, layout, names), *dropped),
+    )
+
+
+def _check_errors_apart(
+    table: RawTable,
+    losses: str | Mapping[str, str] | None,
+    errors: str | Mapping[str, str],
+    imported: ImportedTables,
+) -> None:
+    """Raises where a column was taken for a loss and for an error."""
+    tasks = set(match_columns(table, errors, kind="target", taken=()).columns.values())
+    known = (
+        set(imported.observations["target"])  # guessed losses may have their columns' whole names
+        if losses is None
+        else set(match_columns(table, losses, kind="target", taken=()).columns.values())
+    )
+    if both := sorted(tasks & known):
+        raise TableError(
+            f"a column must hold losses or task errors, but {both[0]!r} was taken for both",
+            do="give patterns that tell them apart: `--losses` and `--errors`",
+        )
+
+
+def _join_errors(imported: ImportedTables, with_errors: ImportedTables) -> ImportedTables:
+    """Returns losses and task errors of the same runs as one import; tasks are `task:<name>`."""
+    is_named = pl.col("target").str.starts_with(TASK_PREFIX)
+    errors = with_errors.observations.with_columns(
+        target=pl.when(is_named).then("target").otherwise(TASK_PREFIX + pl.col("target"))
+    )
+    runs = imported.runs["run_id"].implode()
+    kept = errors.filter(pl.col("run_id").is_in(runs))
+    names = ", ".join(errors["target"].unique(maintain_order=True).to_list())
+    return ImportedTables(
+        runs=imported.runs,
+        observations=check_observations(pl.concat([imported.observations, kept])),
+        notes=(
+            *(note for note in imported.notes if not note.startswith("ignored columns")),
+            f"task errors: {kept.height} of {kept['run_id'].n_unique()} runs: {names}",
+        ),
     )
 
 
