@@ -2,11 +2,11 @@
 
 import math
 
+from mixlaw.cli.answer import show_optimum
 from mixlaw.cli.live import format_seconds
 from mixlaw.cli.show import print_lines, print_table
 from mixlaw.corpora import CorpusDomain
 from mixlaw.fit import FitResult
-from mixlaw.optimize import Gain, Optimum
 from mixlaw.predict import Prediction
 from mixlaw.runs import RunCounts
 from mixlaw.runs.plan import Plan
@@ -154,32 +154,6 @@ def show_prediction(prediction: Prediction) -> None:
     print_lines(*prediction.notes)
 
 
-def show_optimum(study: Study, best: Optimum) -> None:
-    """Prints the mixture beside the baselines, and what it gains."""
-    baselines = {gain.baseline: gain.mixture for gain in best.gains}
-    print_table(
-        ("domain", "optimum", "range", *baselines),
-        (
-            (
-                name,
-                f"{best.mixture[name]:.3f}" + _mark(name, best),
-                "{:.3f} to {:.3f}".format(*best.proportion_range[name]),
-                *(f"{mixture[name]:.3f}" for mixture in baselines.values()),
-            )
-            for name in study.question.names
-        ),
-    )
-    print_lines(
-        "",
-        f"predicted loss {best.loss:.4f} ({best.loss_low:.4f} to {best.loss_high:.4f})",
-        *(_gain_sentence(gain) for gain in best.gains),
-        f"{best.distance_to_runs:.0%} of the tokens would have to move to get from the optimum to"
-        " the closest mixture that was run",
-        best.certificate,
-        *best.notes,
-    )
-
-
 def show_verification(verified: Verification) -> None:
     """Prints predicted against measured, and who won."""
     print_table(
@@ -202,7 +176,7 @@ def show_demo(result: DemoResult) -> None:
     """Prints the answer, and what took how long."""
     show_fit(result.fit, result.choice, result.holdout)
     print_lines("")
-    show_optimum(Study.open(result.study), result.optimum)
+    show_optimum(result.optimum)
     print_lines("")
     show_verification(result.verification)
     print_lines("")
@@ -226,22 +200,6 @@ def comparison_sentence(comparison: Comparison) -> str:
     if comparison.winner != "optimum":
         return f"against {comparison.baseline}: the optimum LOST, {difference}"
     return f"against {comparison.baseline}: the optimum won, {difference}{sooner}"
-
-
-def _gain_sentence(gain: Gain) -> str:
-    words = {
-        "gain": "a gain",
-        "no evidence": "no evidence of a gain",
-        "loss": "worse than the baseline",
-    }
-    return (
-        f"against {gain.baseline}: {words[gain.verdict]}, {gain.value:+.4f}"
-        f" ({gain.low:+.4f} to {gain.high:+.4f})"
-    )
-
-
-def _mark(name: str, best: Optimum) -> str:
-    return " (floor)" if name in best.at_floor else " (cap)" if name in best.at_cap else ""
 
 
 def _count(number: float | None) -> str:

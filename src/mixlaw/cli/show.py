@@ -38,5 +38,6 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, markup=False, emoji=False)
-    # A pipe or a file has no width to fit.
-    console.print(table, width=None if console.is_terminal else PIPE_WIDTH)
+    if not console.is_terminal:  # a pipe or a file has no width to fit
+        console = Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+    console.print(table)

@@ -11,6 +11,9 @@ import numpy as np
 from mixlaw.fit import FitResult
 from mixlaw.mixtures import Mixture
 from mixlaw.optimize import Optimum, WeightedLoss
+from mixlaw.optimize.objective import Objective
+from mixlaw.optimize.prices import ShadowPrice
+from mixlaw.optimize.rivals import LawOptimum
 from mixlaw.selection import LawChoice, Validation
 
 
@@ -20,12 +23,19 @@ def to_plain(value: object) -> Any:
         return dict(value)
     if isinstance(value, WeightedLoss):
         return value.shares
+    if isinstance(value, Objective):
+        return value.describe()
     if isinstance(value, FitResult | LawChoice | Validation):
         return to_plain(value.to_json())
     if is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
         if isinstance(value, Optimum):
             plain["certificate"] = value.certificate
+            plain["verdict"] = value.verdict
+        if isinstance(value, ShadowPrice):
+            plain["sentence"] = value.sentence("in the objective's unit")
+        if isinstance(value, LawOptimum):
+            plain["regret"] = value.regret
         return plain
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()

@@ -8,13 +8,21 @@ import polars as pl
 
 from mixlaw.config import Config
 from mixlaw.corpora import Corpus
-from mixlaw.domains import Domain, Scale, check_domains, token_caps
-from mixlaw.errors import DomainError, MixtureError, OptimizeError, StudyError
+from mixlaw.domains import Domain, Scale, ShareConversion, check_domains, token_caps
+from mixlaw.errors import ConfigError, DomainError, MixtureError, OptimizeError, StudyError
+from mixlaw.fit.error import ErrorFit
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.observations import PROPORTION_PREFIX, fill_shares, proportion_domains
 from mixlaw.optimize import WeightedLoss, baseline_mixtures
+from mixlaw.optimize.baselines import TEMPERATURE
+from mixlaw.optimize.constraints import Constraints
+from mixlaw.optimize.objective import Objective
+from mixlaw.study.goal import group_bounds, make_objective
 
 CONSTRAINTS = "[constraints] in mixlaw.toml, or what runs and token supply allow"
+OBJECTIVE = "[objective] in mixlaw.toml"
+SAME_TOKENIZER = 0.005
+"""Bytes per token that differ by less are of one tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +65,8 @@ class Question:
     """Whether proxies can be trained here; otherwise the runs are imported."""
     imported: ImportedRegion | None
     """What the imported runs have seen; None: there are none."""
+    conversion: ShareConversion | None = None
+    """Between the tokenizers of the corpus and of the target; None: they are taken as one."""
 
     @classmethod
     def of(
@@ -72,8 +82,11 @@ class Question:
             DomainError: Fewer than two, or two of one name.
         """
         counted = {} if corpus is None else {d.name: d for d in corpus.as_domains()}
+        conversion = find_conversion(config, counted)
         if config.domains:
-            domains = [_complete(domain, counted.get(domain.name)) for domain in config.domains]
+            domains = [
+                _complete(domain, counted.get(domain.name), conversion) for domain in config.domains
+            ]
         elif counted:
             domains = list(counted.values())
         else:
@@ -86,12 +99,30 @@ class Question:
             )
         with _located("the study's domains"):
             checked = check_domains(domains)
-        return cls(config=config, domains=checked, has_corpus=corpus is not None, imported=imported)
+        return cls(
+            config=config,
+            domains=checked,
+            has_corpus=corpus is not None,
+            imported=imported,
+            conversion=conversion,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the domains."""
         return tuple(domain.name for domain in self.domains)
+
+    def proxy_mixture(self, mixture: Mixture) -> Mixture:
+        """Returns the shares of the proxies' tokens for shares of the target tokenizer's."""
+        if self.conversion is None:
+            return mixture
+        return Mixture.normalized(self.conversion.to_proxy(mixture))
+
+    def target_mixture(self, mixture: Mixture) -> Mixture:
+        """Returns the shares of the target tokenizer's tokens for shares of the proxies'."""
+        if self.conversion is None:
+            return mixture
+        return Mixture.normalized(self.conversion.to_target(mixture))
 
     @property
     def proxy_scale(self) -> Scale:
@@ -188,6 +219,25 @@ class Question:
         return baseline_mixtures(self.domains, self.allowed, reference=self.reference)
 
     @property
+    def all_baselines(self) -> dict[str, Mixture]:
+        """The baselines, and those that are only predicted: UniMax and temperature.
+
+        One that is the same mixture as an earlier one is left out.
+        """
+        found = baseline_mixtures(
+            self.domains,
+            self.allowed,
+            reference=self.reference,
+            scale=self.scale,
+            temperature=TEMPERATURE,
+        )
+        distinct = dict(self.baselines)
+        for name, mixture in found.items():
+            if mixture.mixture_id not in {one.mixture_id for one in distinct.values()}:
+                distinct[name] = mixture
+        return distinct
+
+    @property
     def moved_baselines(self) -> tuple[str, ...]:
         """Baselines that floors or caps don't allow: the closest allowed mixture stands in."""
         free = CappedSimplex.of(self.names)
@@ -199,24 +249,91 @@ class Question:
         )
 
     def objective(self, targets: Sequence[str]) -> WeightedLoss:
-        """Returns the objective: the weights that are given, else all training domains alike.
+        """Returns the weighted loss: the weights that are given, else all training domains alike.
+
+        By it the law is chosen and scored; `goal` says what is made of it.
 
         Raises:
-            OptimizeError: A weighted target is not measured.
+            OptimizeError: A weighted target or a member of a group is not measured.
         """
-        weights = self.config.objective.weights
-        for target in weights:
-            if target not in targets:
+        section = self.config.objective
+        weights, groups = section.weights, section.groups
+        for target in (*weights, *(name for members in groups.values() for name in members)):
+            if target not in targets and target not in groups:
                 raise OptimizeError(
                     f"the objective weighs {target!r}, which is not measured",
-                    where="[objective] in mixlaw.toml",
-                    do=f"the targets are {', '.join(targets)}",
+                    where=OBJECTIVE,
+                    do=f"the targets are {', '.join((*groups, *targets))}",
                 )
+        if not weights and section.worst_case:
+            grouped = {name for members in groups.values() for name in members}
+            weights = dict.fromkeys([*groups, *(t for t in targets if t not in grouped)], 1.0)
         if not weights:
             alike = [target for target in targets if target in self.names] or targets
             weights = dict.fromkeys(alike, 1.0)
-        with _located("[objective] in mixlaw.toml", do="give weights from 0 on, one above it"):
-            return WeightedLoss(weights)
+        with _located(OBJECTIVE, do="give weights from 0 on, one above it"):
+            return WeightedLoss(weights, groups)
+
+    def goal(
+        self, targets: Sequence[str], errors: Mapping[str, ErrorFit] | None = None
+    ) -> Objective:
+        """Returns what is minimized.
+
+        Args:
+            targets: What is measured.
+            errors: Fitted error laws by task, where a task's error is to be minimized.
+
+        Raises:
+            ConfigError: `[objective]` asks for two things at once, or for what is not there.
+            OptimizeError: A weighted target is not measured.
+        """
+        loss = self.objective(targets)
+        return make_objective(
+            self.config.objective, loss, reference=self.compared_reference, errors=errors
+        )
+
+    @property
+    def compared_reference(self) -> Mixture | None:
+        """The reference that is given, else the mixture in proportion to the tokens on hand."""
+        if self.reference is not None:
+            return self.reference
+        free = CappedSimplex.of(self.names)
+        return baseline_mixtures(self.domains, free).get("proportional")
+
+    @property
+    def constraints(self) -> Constraints:
+        """All that the answer must respect: `allowed`, and what bounds several domains together.
+
+        Raises:
+            ConfigError: A bound of a group can't be read, or a reference is needed.
+            DomainError: The supply is too small for the scale.
+            MixtureError: A name is unknown, or floors and caps conflict.
+        """
+        given, allowed = self.config.constraints, self.allowed
+        supply = self.supply
+        needs_reference = given.kl_to_reference or given.l1_to_reference
+        reference = self.compared_reference if needs_reference else None
+        if needs_reference and reference is None:
+            raise ConfigError(
+                "a distance to the reference needs one, and none is known",
+                where=CONSTRAINTS,
+                do="give it in [reference], or the domains' available_tokens",
+            )
+        caps = zip(allowed.names, allowed.caps, strict=True)
+        floors = zip(allowed.names, allowed.floors, strict=True)
+        fixed = given.fixed
+        return Constraints(
+            domains=self.domains,
+            # What the token supply allows is the region's own to know, at its scale.
+            caps={name: cap for name, cap in caps if cap < supply[name] and name not in fixed},
+            floors={name: floor for name, floor in floors if floor > 0 and name not in fixed},
+            groups=group_bounds(given, self.names, where=CONSTRAINTS),
+            fixed=fixed,
+            reference=reference,
+            kl_to_reference=given.kl_to_reference,
+            l1_to_reference=given.l1_to_reference,
+            distance_to_runs=given.distance_to_runs,
+        )
 
 
 @contextmanager
@@ -229,13 +346,40 @@ def _located(place: str, *, do: str | None = None) -> Generator[None]:
         raise type(error)(error.problem, where=place, do=way_out) from None
 
 
-def _complete(domain: Domain, counted: Domain | None) -> Domain:
-    """Returns a domain of the configuration with what it leaves open taken from the corpus."""
+def find_conversion(config: Config, counted: Mapping[str, Domain]) -> ShareConversion | None:
+    """Returns how shares convert between the corpus' tokenizer and the target's; None: not at all.
+
+    It takes a [scale] (whose tokens are the target tokenizer's) and `bytes_per_token` of every
+    domain, and a difference between the two that is more than a common factor.
+    """
+    given = {domain.name: domain.bytes_per_token for domain in config.domains}
+    target = {name: value for name, value in given.items() if value is not None}
+    if config.scale is None or not target or set(target) != set(given):
+        return None
+    proxy = {name: counted[name].bytes_per_token for name in target if name in counted}
+    known = {name: value for name, value in proxy.items() if value is not None}
+    if set(known) != set(target):
+        return None
+    ratios = [known[name] / target[name] for name in target]
+    is_one = all(abs(ratio - 1) < SAME_TOKENIZER for ratio in ratios)
+    return None if is_one else ShareConversion(proxy=known, target=target)
+
+
+def _complete(domain: Domain, counted: Domain | None, conversion: ShareConversion | None) -> Domain:
+    """Returns a domain of the configuration with what it leaves open taken from the corpus.
+
+    What is counted is of the corpus' tokenizer, what is given of the target's.
+    """
     if counted is None:
         return domain
+    available = domain.available_tokens
+    if available is None and counted.available_tokens is not None:
+        available = counted.available_tokens
+        if conversion is not None:
+            available = conversion.target_tokens(domain.name, available)
     return replace(
         domain,
-        available_tokens=domain.available_tokens or counted.available_tokens,
+        available_tokens=available,
         documents=domain.documents or counted.documents,
         bytes_per_token=domain.bytes_per_token or counted.bytes_per_token,
     )
