@@ -15,8 +15,8 @@ export MKL_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check lint types imports format docs docs-check clean \
-	bench-demo bench-throughput bench-kills bench-coverage \
-	bench-paper bench-regmix bench-slimpajama bench-overtraining bench-speed
+	bench-decide bench-demo bench-throughput bench-kills bench-coverage \
+	bench-paper bench-regmix bench-slimpajama bench-overtraining bench-speed bench-optimum
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*?## ' $(ROOT)/Makefile | awk -F ':.*?## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ docs-check: $(ROOT)/.venv/.dev ## Fails when a generated page is stale or a link
 
 check: lint docs-check test ## What CI runs.
 
+bench-decide: $(ROOT)/.venv/.train ## Trains what mixlaw decides, and compares (an hour; ARGS='--parts cap').
+	@cd $(ROOT) && $(BIN)/python benchmarks/decide.py $(ARGS)
+
 bench-demo: $(ROOT)/.venv/.train ## Runs the whole demo with three seeds (about 10 minutes).
 	@cd $(ROOT) && $(BIN)/python benchmarks/demo.py $(ARGS)
 
@@ -75,7 +78,7 @@ bench-throughput: $(ROOT)/.venv/.train ## Measures the trainer against a textboo
 bench-kills: $(ROOT)/.venv/.dev ## Kills workers and coordinators 50 times and compares the numbers.
 	@cd $(ROOT) && $(BIN)/python benchmarks/kills.py $(ARGS)
 
-bench-coverage: $(ROOT)/.venv/.train ## Counts how often intervals hold the truth, on simulated studies.
+bench-coverage: $(ROOT)/.venv/.train ## Counts how often intervals hold the truth, on simulated studies (15 minutes).
 	@cd $(ROOT) && $(BIN)/python benchmarks/coverage.py $(ARGS)
 
 bench-paper: $(ROOT)/.venv/.dev ## Judges laws on the runs of Ye et al. (DATA=folder of published runs).
@@ -92,6 +95,9 @@ bench-overtraining: $(ROOT)/.venv/.dev ## Judges the loss and error laws on the 
 
 bench-speed: $(ROOT)/.venv/.dev ## Times fits against the official recipe.
 	@cd $(ROOT) && $(BIN)/python benchmarks/speed.py --fit $(DATA) $(ARGS)
+
+bench-optimum: $(ROOT)/.venv/.dev ## Times the optimum beside CVXPY, the paper's grid and RegMix's draws.
+	@cd $(ROOT) && $(BIN)/python benchmarks/optimum.py --fit $(DATA) $(ARGS)
 
 clean: ## Removes the virtual environment and the demo's study (the fetched text stays cached).
 	@cd $(ROOT) && rm -rf .venv demo bench
