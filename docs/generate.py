@@ -14,8 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    "demo", "init", "domains add", "domains list", "plan", "run", "status", "import", "validate",
-    "fit", "predict", "optimize", "verify", "report", "export",
+    "demo", "init", "domains add", "domains list", "domains merge", "domains split",
+    "domains name", "domains undo", "plan", "run", "status", "import", "fit", "validate", "predict",
+    "optimize", "critical", "schedule", "downstream", "verify", "report", "export",
 )  # fmt: skip
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 

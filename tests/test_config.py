@@ -1,5 +1,7 @@
 """`mixlaw.toml`: what is read, what is refused, and the template."""
 
+import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
@@ -23,6 +25,24 @@ def test_the_template_holds_every_key_and_reads_back_as_the_same_configuration()
     assert parse(text) == Config()
     for section in config_schema()["properties"]:
         assert f"[{section}]" in text
+
+
+def test_every_example_in_the_template_is_valid_once_its_comment_sign_is_taken_off() -> None:
+    text = re.sub(r"^# (?=\[|\w+ = )", "", write_template(Config()), flags=re.MULTILINE)
+    config = parse(text)
+    assert config.domains == (
+        Domain(
+            name="web",
+            available_tokens=5e9,
+            documents=4_000_000,
+            max_epochs=2,
+            bytes_per_token=4.3,
+        ),
+    )
+    assert config.scale is not None
+    assert config.constraints.kl_to_reference == 0.05
+    assert sum(config.constraints.floor.values()) < 1
+    assert all(value is not None for value in dataclasses.asdict(config.constraints).values())
 
 
 def test_a_template_with_values_reads_back_as_they_are() -> None:

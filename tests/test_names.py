@@ -174,9 +174,9 @@ def test_a_study_may_have_any_name(name: str, tmp_path: Path) -> None:
 
 
 def test_a_mixture_of_any_names_survives_the_command_line() -> None:
-    from mixlaw.cli.commands import _mixture
+    from mixlaw.cli.app import read_mixture
 
     given = Mixture.of(dict(zip(EVIL, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05], strict=True)))
-    assert _mixture(json.dumps(dict(given))) == given
+    assert read_mixture(json.dumps(dict(given))) == given
     text = ",".join(f"{name}={share}" for name, share in given.items() if "," not in name)
-    assert set(_mixture(text + ",rest=0.05")) == {n for n in EVIL if "," not in n} | {"rest"}
+    assert set(read_mixture(text + ",rest=0.05")) == {n for n in EVIL if "," not in n} | {"rest"}

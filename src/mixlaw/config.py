@@ -33,7 +33,7 @@ class StudySection:
     """Where the state of runs is kept; a relative path is relative to this file."""
     corpus: str = "corpus"
     """Folder of the token files; a relative path is relative to this file."""
-    slots: Annotated[int, Field(ge=1)] | None = None
+    slots: Annotated[int, Field(ge=1, examples=[2])] | None = None
     """Runs that train at once on this machine; not given: one per CPU core."""
 
 
@@ -44,7 +44,24 @@ class ObjectiveSection:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Weight of each target's loss; targets are the validation domains. None: all domains alike."""
+    """Weight of each target's loss, or of a group's; targets are the validation domains. None: all
+    domains alike."""
+    groups: Annotated[
+        Mapping[str, tuple[str, ...]], Field(examples=[{"code": ["python", "rust"]}])
+    ] = field(default_factory=dict[str, tuple[str, ...]])
+    """Targets by the name of their group; a group's loss is the mean of theirs."""
+    worst_case: bool = False
+    """Minimise the worst of the targets (those that have a weight, or all) instead of a sum."""
+    relative_to_reference: bool = False
+    """Count each loss by its change against the reference mixture, as a share of it."""
+    risk_sd: Annotated[float, Field(ge=0)] | None = None
+    """Add so many standard deviations of the objective over the bootstrap draws. Not given: none.
+    """
+    cvar: Annotated[float, Field(gt=0, lt=1, examples=[0.9])] | None = None
+    """Minimise the mean over the worst draws, those beyond this level. Not given: the fit itself.
+    """
+    task: str = ""
+    """Minimise the error of this downstream task instead of losses. Empty: losses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +93,9 @@ class DesignSection:
     """Runs that repeat two of the mixtures with fresh seeds, to see how much seeds differ."""
     holdout: Annotated[int, Field(ge=0)] = 8
     """Mixtures that are trained but not fitted, to see how well the law predicts."""
+    match_repetition: bool = False
+    """Give proxies only so much of each domain's text that they repeat it as often as the run that
+    is to be decided would."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the design and of the training."""
 
@@ -98,6 +118,9 @@ class ProxiesSection:
     """Of matrix products; auto takes bf16 where it is faster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
+    tasks: bool = False
+    """Measure a task beside the losses: to choose the true text among versions with two words
+    swapped, 400 times per domain. An evaluation then takes about ten times as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,10 +140,104 @@ class ConstraintsSection:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    floor: Mapping[str, float] = field(default_factory=dict[str, float])
+    floor: Annotated[Mapping[str, float], Field(examples=[{"code": 0.05}])] = field(
+        default_factory=dict[str, float]
+    )
     """Least share of a domain. None: the design's floor, so that nothing is extrapolated."""
-    cap: Mapping[str, float] = field(default_factory=dict[str, float])
+    cap: Annotated[Mapping[str, float], Field(examples=[{"web": 0.6}])] = field(
+        default_factory=dict[str, float]
+    )
     """Largest share of a domain. None: what the token supply allows."""
+    fixed: Annotated[Mapping[str, float], Field(examples=[{"books": 0.2}])] = field(
+        default_factory=dict[str, float]
+    )
+    """Share that a domain must have. None: no share is fixed."""
+    groups: tuple[str, ...] = ()
+    """Bounds of several domains together, such as "web+cc>=0.3" or "code+math<=0.5"."""
+    kl_to_reference: Annotated[float, Field(gt=0, examples=[0.05])] | None = None
+    """Largest Kullback-Leibler divergence from the reference mixture, in nats. Not given: any."""
+    l1_to_reference: Annotated[float, Field(gt=0, examples=[0.2])] | None = None
+    """Largest sum of changes of shares against the reference, twice the share that moves. Not
+    given: any."""
+    distance_to_runs: Annotated[float, Field(ge=0, examples=[0.05])] | None = None
+    """Largest share that may move to get from the answer to a mixture between the runs. Not given:
+    any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContinualSection:
+    """Continual pre-training: runs that start from a model, and what it must not lose."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    original: Annotated[tuple[str, ...], Field(examples=[["web", "books"]])] = ()
+    """Domains of the data that the model was trained on. Empty: there is no such question."""
+    new: Annotated[tuple[str, ...], Field(examples=[["code"]])] = ()
+    """Domains of the new data. Empty: all others."""
+    proportions: Annotated[
+        Mapping[str, float], Field(examples=[{"web": 0.8, "books": 0.2, "code": 1}])
+    ] = field(default_factory=dict[str, float])
+    """Proportions within the original and within the new data; each part is scaled to its share.
+    None: all alike."""
+    weights: Annotated[Mapping[str, float], Field(examples=[{"web": 1, "books": 1}])] = field(
+        default_factory=dict[str, float]
+    )
+    """Weight of each target in the old loss, which must be kept. None: the original domains alike.
+    """
+    new_weights: Annotated[Mapping[str, float], Field(examples=[{"code": 1}])] = field(
+        default_factory=dict[str, float]
+    )
+    """Weight of each target in the new loss, for the trade-off. None: the new domains alike."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """What the old loss may lose, in its unit."""
+    shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=3)] = (
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.45,
+        0.65,
+    )
+    """Shares of original data that runs are trained with, around where it may be critical."""
+    seeds: Annotated[int, Field(ge=1)] = 2
+    """Fresh seeds of each share; from 2 on, noise and law can be told apart."""
+    tokens: Annotated[float, Field(gt=0, examples=[500_000])] | None = None
+    """Tokens that each run goes on for. Not given: half of the proxies'."""
+    evaluations: Annotated[int, Field(ge=1)] = 6
+    """Log-spaced steps at which all losses are measured, after the one at the start; five or more
+    make a law by tokens."""
+    checkpoint: str = ""
+    """A safetensors file with the model's weights. Empty: a proxy is trained on the original data
+    first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepetitionSection:
+    """What text is worth that is seen again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    law: Literal["none", "muennighoff", "fitted"] = "none"
+    """none: as much as at first, within max_epochs; muennighoff: less, with that paper's constant;
+    fitted: less, with a constant from runs that repeat text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleSection:
+    """A mixture per stage of the run, and the proxies whose mixture changes on the way."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    stages: Annotated[int, Field(ge=2)] = 2
+    """Stages of the run that is to be decided."""
+    fractions: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(examples=[[0.8, 0.2]])
+    ] = ()
+    """Share of the tokens that each stage takes. Empty: all alike."""
+    runs: Annotated[int, Field(ge=4)] = 16
+    """Proxies with such stages that are trained; each stage has a mixture of the design."""
+    holdout: Annotated[int, Field(ge=0)] = 0
+    """Schedules that are trained but not fitted, to see how well the law predicts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,16 +262,31 @@ class Config:
     scale: Scale | None = None
     """The run that is to be decided. Not given: the proxies' own scale, nothing is extrapolated."""
     domains: tuple[Domain, ...] = ()
+    """The sources of training text, one table each; `mixlaw domains add` and `mixlaw import` name
+    them."""
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
     reference: ReferenceSection = field(default_factory=ReferenceSection)
     design: DesignSection = field(default_factory=DesignSection)
     proxies: ProxiesSection = field(default_factory=ProxiesSection)
     fit: FitSection = field(default_factory=FitSection)
     constraints: ConstraintsSection = field(default_factory=ConstraintsSection)
+    repetition: RepetitionSection = field(default_factory=RepetitionSection)
     verify: VerifySection = field(default_factory=VerifySection)
+    continual: ContinualSection = field(default_factory=ContinualSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
 
 
 _ADAPTER = TypeAdapter(Config)
+_EXAMPLES = {
+    "name": "web",
+    "available_tokens": 5e9,
+    "documents": 4_000_000,
+    "max_epochs": 2,
+    "bytes_per_token": 4.3,
+    "tokens": 2e9,
+    "params": 1e9,
+}
+"""What the template shows for domains and the scale, whose classes know nothing of pydantic."""
 
 
 def load_config(path: Path) -> Config:
@@ -222,7 +354,7 @@ def write_template(config: Config) -> str:
             for item in values[name]:
                 lines += [f"[[{name}]]", *_keys(_resolve(schema, kind["items"]), item), ""]
             if not values[name]:
-                lines += [f"# [[{name}]]", '# name = "web"', ""]
+                lines += [f"# [[{name}]]", *_keys(_resolve(schema, kind["items"]), {}), ""]
         else:
             absent = values[name] is None
             body = list(_keys(kind, {} if absent else values[name]))
@@ -253,7 +385,7 @@ def _keys(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]
         yield from _comment(entry.get("description", ""))
         value = values.get(key)
         if value is None or value == {}:
-            yield f"# {key} = {_example(entry)}"
+            yield f"# {key} = {_example(key, entry)}"
         else:
             yield f"{key} = {_toml(value)}"
 
@@ -262,7 +394,12 @@ def _comment(text: str) -> list[str]:
     return [f"# {line.strip()}" for line in text.splitlines() if line.strip()]
 
 
-def _example(entry: Mapping[str, Any]) -> str:
+def _example(key: str, entry: Mapping[str, Any]) -> str:
+    for option in (entry, *entry.get("anyOf", ())):
+        if "examples" in option:
+            return _toml(option["examples"][0])
+    if key in _EXAMPLES:
+        return _toml(_EXAMPLES[key])
     kinds = {entry.get("type"), *(part.get("type") for part in entry.get("anyOf", ()))}
     if "object" in kinds:
         return "{ web = 0.7, code = 0.3 }"

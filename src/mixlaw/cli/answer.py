@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 
 from mixlaw.cli.show import print_lines, print_table
-from mixlaw.optimize import Gain, Optimum
+from mixlaw.optimize import Gain, MeanPlusSpread, Optimum, TailLoss
 from mixlaw.optimize.pareto import ParetoFront
 
-UNITS = {"nats_per_token": "nats", "bits_per_byte": "bits per byte", "error": "of error"}
+UNITS = {
+    "nats_per_token": "nats",
+    "bits_per_byte": "bits per byte",
+    "error": "of error",
+    "relative": "of the reference's loss",
+}
 VERDICTS = {
     "gain": "a gain",
     "no evidence": "no evidence of a gain",
@@ -24,7 +29,8 @@ def show_optimum(best: Optimum) -> None:
     print_lines(
         "",
         f"objective: {best.objective.describe()}",
-        f"predicted: {best.loss:.4f} ({best.loss_low:.4f} to {best.loss_high:.4f})",
+        f"predicted{_what_is_judged(best)}: {best.loss:.4f}"
+        f" ({best.loss_low:.4f} to {best.loss_high:.4f})",
         *(_gain_sentence(gain) for gain in best.gains),
         *_saving_sentences(best),
         *_price_sentences(best),
@@ -120,6 +126,13 @@ def _half(limits: tuple[float, float, float]) -> float:
     return (limits[2] - limits[1]) / 2
 
 
+def _what_is_judged(best: Optimum) -> str:
+    """Returns which loss is predicted, where the objective is more than what one run has."""
+    if isinstance(best.objective, TailLoss | MeanPlusSpread):
+        return f", for one run, {best.objective.loss.describe()}"
+    return ""
+
+
 def _gain_sentence(gain: Gain) -> str:
     return (
         f"against {gain.baseline}: {VERDICTS[gain.verdict]}, {gain.value:+.4f}"
@@ -183,7 +196,7 @@ def _distance_sentences(best: Optimum) -> Iterator[str]:
 
 
 def _unit(best: Optimum) -> str:
-    return UNITS.get(best.unit, best.unit)
+    return UNITS.get(best.objective_unit, best.objective_unit)
 
 
 def _epochs(count: float | None) -> str:

@@ -1,54 +1,20 @@
-"""The commands, one per stage; each calls one method of `Study` and prints what it returns.
+"""The commands of the loop: from a study's folder to its report and export."""
 
-What is heavy is imported inside the commands: `mixlaw --help` must not wait for it.
-"""
-
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from mixlaw import __version__
-from mixlaw.errors import ConfigError, MixtureError
-
-if TYPE_CHECKING:
-    from mixlaw.mixtures import Mixture
-    from mixlaw.study import Study
-
-app = typer.Typer(
-    name="mixlaw",
-    help="Choose the data mixture of a language model's pre-training from small runs, and know how"
-    " sure you are. Start with `mixlaw demo`, or with `mixlaw init` for a study of your own.",
-    epilog="Exit codes: 0 done, 1 input to correct, 2 usage, 3 done but not to be trusted.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+from mixlaw.cli.app import (
+    HERE,
+    JsonOption,
+    StudyOption,
+    app,
+    domains_app,
+    open_study,
+    read_mixture,
+    read_pairs,
 )
-domains_app = typer.Typer(
-    help="The text that mixtures are made of.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(domains_app, name="domains")
-
-StudyOption = Annotated[
-    Path, typer.Option("--study", metavar="DIR", help="Folder of the study.", show_default=True)
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value instead of a table.")
-]
-HERE = Path()
-
-
-@app.callback(invoke_without_command=True)
-def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """Prints the version."""
-    if show:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -145,7 +111,7 @@ def domains_add(
     from mixlaw.cli.results import show_domain
     from mixlaw.cli.show import print_json
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         added = opened.add_domain(
             name,
@@ -168,10 +134,14 @@ def domains_list(study: StudyOption = HERE, as_json: JsonOption = False) -> None
     Example: mixlaw domains list
     """
     from mixlaw.cli.results import show_domains
-    from mixlaw.cli.show import print_json
+    from mixlaw.cli.show import print_json, print_lines
 
-    opened = _open(study)
-    print_json(opened.question.domains) if as_json else show_domains(opened)
+    opened = open_study(study)
+    if as_json:
+        print_json(opened.question.domains)
+        return
+    show_domains(opened)
+    print_lines(*(f"change: {change.sentence()}" for change in opened.domain_changes))
 
 
 @app.command()
@@ -186,19 +156,57 @@ def plan(
             metavar="DOMAIN=PATH", help="Megatron's data prefix of a domain, with --write."
         ),
     ] = None,
+    following: Annotated[
+        int | None,
+        typer.Option("--next", min=1, help="Mixtures to run next, for most news of the optimum."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Of --next: optimum, regret, improvement, parameters (D-optimal) or space."
+        ),
+    ] = "optimum",
+    tokens: Annotated[
+        float | None, typer.Option(min=1, help="Tokens that the next runs may take in all.")
+    ] = None,
+    flops: Annotated[
+        float | None, typer.Option(min=1, help="FLOPs that the next runs may take in all.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep them in the study: `mixlaw run` trains them.")
+    ] = False,
+    best: Annotated[
+        int | None,
+        typer.Option(min=4, help="Of the mixtures that were run, those that tell the law best."),
+    ] = None,
     study: StudyOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
     """Show the mixtures to train, with tokens, epochs, FLOPs and time.
 
-    Example: mixlaw plan --write mixtures
+    With --next or a budget: which mixtures to run next, and what each is expected to buy.
+
+    Example: mixlaw plan --next 4 --keep
     """
     from mixlaw.cli.results import show_plan
     from mixlaw.cli.show import print_json, print_lines
 
-    opened = _open(study)
+    opened = open_study(study)
+    if best is not None:
+        from mixlaw.cli.advising import show_group
+
+        show_group(opened, best, as_json=as_json)
+        return
+    if following is not None or tokens is not None or flops is not None:
+        from mixlaw.cli.advising import show_next
+
+        show_next(
+            opened, n=following, method=method, tokens=tokens, flops=flops, keep=keep,
+            as_json=as_json,
+        )  # fmt: skip
+        return
     planned = opened.plan()
-    prefixes = _pairs(prefix, "--prefix", known=opened.question.names)
+    prefixes = read_pairs(prefix, "--prefix", known=opened.question.names)
     written = [] if write is None else opened.write_plan(write, prefixes=prefixes)
     if as_json:
         print_json({"plan": planned, "written": written})
@@ -225,7 +233,7 @@ def run(
     from mixlaw.cli.results import show_counts
     from mixlaw.cli.show import print_json
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         counts = opened.run(slots=slots, retry=retry, on_runs=live.runs)
     print_json(counts) if as_json else show_counts(counts)
@@ -242,7 +250,7 @@ def status(study: StudyOption = HERE, as_json: JsonOption = False) -> None:
     from mixlaw.cli.results import show_status
     from mixlaw.cli.show import print_json
 
-    state = _open(study).status()
+    state = open_study(study).status()
     print_json(state) if as_json else show_status(state)
 
 
@@ -271,6 +279,10 @@ def import_command(
     unit: Annotated[
         str, typer.Option(help="Of the losses: nats_per_token, bits_per_byte or error.")
     ] = "nats_per_token",
+    errors: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Columns of task errors, such as 'error/{task}'."),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Name of the source; that of the file by default.")
     ] = None,
@@ -297,8 +309,9 @@ def import_command(
         key=key,
         proportions=proportions,
         losses=losses,
-        columns=_pairs(column, "--column"),
+        columns=read_pairs(column, "--column"),
         unit=unit,
+        errors=errors,
         source=source,
         tolerance=tolerance,
         drop_unmatched=drop_unmatched,
@@ -332,7 +345,7 @@ def validate_command(
     from mixlaw.cli.live import LiveProgress
     from mixlaw.cli.show import print_json, print_lines
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         found = opened.validate(
             laws=None if laws is None else [name.strip() for name in laws.split(",")],
@@ -368,7 +381,7 @@ def fit(
     from mixlaw.cli.results import show_fit
     from mixlaw.cli.show import print_json
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         fitted = opened.fit(law=law, step=step, on_progress=live.stage)
         choice = opened.choice(law=law, step=step)
@@ -397,39 +410,9 @@ def predict(
     from mixlaw.cli.results import show_prediction
     from mixlaw.cli.show import print_json
 
-    opened = _open(study)
-    prediction = opened.predict([_mixture(text) for text in mixture])
+    opened = open_study(study)
+    prediction = opened.predict([read_mixture(text) for text in mixture])
     print_json(prediction) if as_json else show_prediction(prediction)
-
-
-@app.command()
-def optimize(
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="'A=2,B=1'", help="Weights by target instead of [objective]."),
-    ] = None,
-    study: StudyOption = HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Find the best mixture under the law and the constraints.
-
-    Exit code 3 when no gain over the first baseline can be told from the error.
-
-    Example: mixlaw optimize --weights code=1,web=2
-    """
-    from mixlaw.cli.live import LiveProgress
-    from mixlaw.cli.results import show_optimum
-    from mixlaw.cli.show import print_json
-
-    opened = _open(study)
-    with LiveProgress(quiet=as_json) as live:
-        best = opened.optimize(
-            weights=None if weights is None else _shares(weights), on_progress=live.stage
-        )
-    print_json(best) if as_json else show_optimum(opened, best)
-    is_better = not best.gains or best.gains[0].verdict == "gain"
-    if not is_better or any(gain.verdict == "loss" for gain in best.gains):
-        raise typer.Exit(3)
 
 
 @app.command()
@@ -452,7 +435,7 @@ def verify(
     from mixlaw.cli.results import show_verification
     from mixlaw.cli.show import print_json
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         verified = opened.verify(
             slots=slots, seeds=seeds, retry=retry, on_runs=live.runs, on_progress=live.stage
@@ -478,7 +461,7 @@ def report(
     from mixlaw.cli.live import LiveProgress
     from mixlaw.cli.show import print_json, print_lines
 
-    opened = _open(study)
+    opened = open_study(study)
     with LiveProgress(quiet=as_json) as live:
         path = opened.report(output, on_progress=live.stage)
     print_json({"report": path}) if as_json else print_lines(f"wrote {path}")
@@ -510,97 +493,11 @@ def export(
     """
     from mixlaw.cli.show import print_json, print_lines
 
-    opened = _open(study)
-    given = None if mixture is None else _mixture(mixture)
-    prefixes = _pairs(prefix, "--prefix", known=opened.question.names)
+    opened = open_study(study)
+    given = None if mixture is None else read_mixture(mixture)
+    prefixes = read_pairs(prefix, "--prefix", known=opened.question.names)
     result = opened.export(framework, output, mixture=given, prefixes=prefixes)
     if as_json:
         print_json(result)
         return
     print_lines(f"wrote {result.path}", *result.notes)
-
-
-def _open(folder: Path) -> "Study":
-    from mixlaw.study import Study
-
-    return Study.open(folder)
-
-
-def _pairs(given: list[str] | None, option: str, *, known: Sequence[str] = ()) -> dict[str, str]:
-    """Returns `NAME=VALUE` arguments as a mapping.
-
-    A known name ends where it ends, since it may hold a `=`; otherwise the first one splits.
-    """
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        name = max((name for name in known if text.startswith(f"{name}=")), key=len, default=None)
-        if name is None:
-            name = text.partition("=")[0]
-        value = text[len(name) + 1 :]
-        if not (name and value):
-            raise ConfigError(
-                f"{option} must be NAME=VALUE, found {text!r}",
-                do="for example: " + ("web=/data/web" if option == "--prefix" else "step=iter"),
-            )
-        if name in pairs:
-            raise ConfigError(f"{option} gives {name!r} twice", do="leave one of them out")
-        pairs[name] = value
-    return pairs
-
-
-def _mixture(text: str) -> "Mixture":
-    """Returns the mixture that a person typed."""
-    from mixlaw.mixtures import Mixture
-
-    try:
-        return Mixture.normalized(_shares(text), tolerance=1e-3)
-    except MixtureError as error:
-        raise MixtureError(
-            error.problem,
-            where=f"--mixture {text}",
-            do="give each domain's share of the tokens, for example: web=0.7,code=0.3",
-        ) from None
-
-
-def _shares(text: str) -> dict[str, float]:
-    """Returns `A=0.7,B=0.3`, or the same as a JSON object, as numbers by name."""
-    if text.lstrip().startswith("{"):
-        return _json_shares(text)
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.strip().rpartition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        if not name or number is None:
-            raise ConfigError(
-                f"shares and weights must be NAME=NUMBER with commas between, found {part!r}",
-                do="for example: web=0.7,code=0.3; or a JSON object, for names with a comma",
-            )
-        if name in shares:
-            raise ConfigError(f"{name!r} is given twice in {text!r}", do="leave one of them out")
-        shares[name] = number
-    return shares
-
-
-def _json_shares(text: str) -> dict[str, float]:
-    import json
-
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        given = json.loads(text, object_pairs_hook=_once)
-        return TypeAdapter(dict[str, float]).validate_python(given)
-    except (ValueError, ValidationError) as error:
-        raise ConfigError(
-            f"shares and weights must be numbers by name, found {text!r}",
-            do='for example: {"web": 0.7, "code": 0.3}',
-        ) from error
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Returns the pairs of a JSON object; a name that is there twice is an error."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name is there twice")
-    return dict(pairs)

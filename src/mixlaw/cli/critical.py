@@ -1,11 +1,12 @@
 """`mixlaw critical`: how much original data a model needs to keep its old loss."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixlaw.cli.commands import HERE, JsonOption, StudyOption, app, open_study, read_shares
+from mixlaw.cli.app import HERE, JsonOption, StudyOption, app, open_study, read_shares
 
 if TYPE_CHECKING:
     from mixlaw.optimize.continual_runs import Checkpoint, ContinualAnswer
@@ -139,12 +140,16 @@ def _trade_rows(curve: "TradeOff") -> list[tuple[str, ...]]:
         (
             f"{curve.share_S[i]:.3f}",
             f"{curve.old_S[i]:.4f}",
-            f"± {curve.old_half_S[i]:.4f}",
+            _half_width(float(curve.old_half_S[i])),
             f"{curve.new_S[i]:.4f}",
-            f"± {curve.new_half_S[i]:.4f}",
+            _half_width(float(curve.new_half_S[i])),
         )
         for i in rows
     ]
+
+
+def _half_width(half: float) -> str:
+    return "not known" if math.isnan(half) else f"± {half:.4f}"
 
 
 def _names(text: str | None, option: str) -> tuple[str, ...] | None:

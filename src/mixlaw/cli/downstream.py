@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixlaw.cli.commands import HERE, JsonOption, StudyOption, app, open_study, read_mixture
+from mixlaw.cli.app import HERE, JsonOption, StudyOption, app, open_study, read_mixture
 
 if TYPE_CHECKING:
     from mixlaw.selection.downstream import DownstreamPrediction

@@ -22,7 +22,7 @@ UNTRUSTED = 3
 
 def main() -> None:
     """Runs the command line; never returns."""
-    from mixlaw.cli.commands import app
+    from mixlaw.cli.every import app
 
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't show is no reason
         if isinstance(stream, io.TextIOWrapper):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixlaw.cli.commands import HERE, JsonOption, StudyOption, app, open_study, read_shares
+from mixlaw.cli.app import HERE, JsonOption, StudyOption, app, open_study, read_shares
 from mixlaw.errors import ConfigError, OptimizeError
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def _objective(
     from mixlaw.study.goal import check_modes
 
     if weights is not None:
-        own = replace(own, weights=read_shares(weights))
+        # Weights ask for losses, also where the study's own objective is a task's error.
+        own = replace(own, weights=read_shares(weights), task="")
     if groups:
         own = replace(own, groups={**own.groups, **dict(_group(text) for text in groups)})
     if cvar is not None and not 0 < cvar < 1:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixlaw.cli.commands import (
+from mixlaw.cli.app import (
     HERE,
     JsonOption,
     StudyOption,

@@ -1,6 +1,5 @@
 """The study folder and what can be done with it; the command line does no more than call this."""
 
-import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,9 +27,11 @@ from mixlaw.observations import (
     check_observations,
     check_runs,
     fill_shares,
-    target_names,
+    loss_target_names,
+    proportion_domains,
 )
-from mixlaw.optimize import Optimum, WeightedLoss, optimize_mixture
+from mixlaw.optimize import Optimum, WeightedLoss
+from mixlaw.optimize.continual_runs import ContinualAnswer
 from mixlaw.predict import Prediction, predict_losses, predict_weighted
 from mixlaw.report import Attribution, ReportData, write_report
 from mixlaw.runs import LocalExecutor, RunCounts, RunSpec, RunStore, read_tables
@@ -44,7 +45,10 @@ from mixlaw.selection import (
     select_law,
     validate,
 )
+from mixlaw.selection.downstream import DownstreamFit
+from mixlaw.selection.downstream_summary import Downstream
 from mixlaw.selection.validation import all_baselines
+from mixlaw.study.advising import NextRuns, advise_study, choose_study_group, with_next_runs
 from mixlaw.study.artefacts import (
     load_choice,
     load_fit,
@@ -54,11 +58,58 @@ from mixlaw.study.artefacts import (
     table_hash,
     text_hash,
 )
+from mixlaw.study.continual import (
+    CriticalOptions,
+    answer_critical,
+    reported_critical,
+    train_critical,
+)
+from mixlaw.study.domain_changes import (
+    DomainChange,
+    apply_changes,
+    change_notes,
+    is_usable,
+    read_changes,
+    tie_law,
+    tied_runs,
+    unidentified,
+    unseen,
+)
+from mixlaw.study.domain_edits import (
+    ChangedDomains,
+    add_domain_entry,
+    merge_domains,
+    record_added,
+    split_domain,
+    undo_change,
+)
+from mixlaw.study.downstream import downstream_fit, reported_downstream, study_downstream
 from mixlaw.study.imported import Imported, keep_imported, read_imported
+from mixlaw.study.optimizing import (
+    ask,
+    compared_mixtures,
+    fit_for_question,
+    main_trade_off,
+    optimize_study,
+    weighted_objective,
+)
 from mixlaw.study.plain import to_plain
 from mixlaw.study.question import ImportedRegion, Question
+from mixlaw.study.schedule import (
+    ScheduleAnswer,
+    answer_schedule,
+    reported_schedule,
+    train_schedules,
+)
 from mixlaw.study.timing import read_seconds, record_seconds
-from mixlaw.study.training import base_spec, is_alike, make_plan, make_trainer, plan_verification
+from mixlaw.study.tokens import proxy_domains, target_shares
+from mixlaw.study.training import (
+    base_spec,
+    make_plan,
+    make_trainer,
+    plan_verification,
+    serves_other_runs,
+)
 from mixlaw.verify import OPTIMUM, Verification, compare_runs
 
 NUM_DRAWS = 200
@@ -159,7 +210,10 @@ class Study:
             StudyError: There are no domains anywhere.
             DomainError: Fewer than two domains, or two of one name.
         """
-        imported = ImportedRegion.of(read_imported(self.path))
+        changes = read_changes(self.path)
+        imported = ImportedRegion.of(
+            [(apply_changes(runs, changes), losses) for runs, losses in read_imported(self.path)]
+        )
         return Question.of(self.config, self.corpus, imported)
 
     @cached_property
@@ -207,6 +261,8 @@ class Study:
         Raises:
             CorpusError: The text can't be used, or the domain is there.
         """
+        corpus_before = None if self.corpus is None else self.corpus.hash
+        is_new = not target_only and (self.corpus is None or name not in self.corpus.training_names)
         added = add_domain(
             self.path / self.config.study.corpus,
             name,
@@ -230,7 +286,32 @@ class Study:
             file = self.path / FILE_NAME
             write_atomic(file, with_domain(file.read_text(encoding="utf-8"), name))
             self.config = load_config(file)
+        if is_new:
+            record_added(self, name, corpus_before=corpus_before)
         return added
+
+    def merge_domains(self, names: Sequence[str], into: str) -> ChangedDomains:
+        """Makes one domain of several; see `mixlaw.study.domain_edits.merge_domains`."""
+        return merge_domains(self, names, into)
+
+    def split_domain(
+        self, name: str, into: Sequence[str], *, shares: Sequence[float] | None = None
+    ) -> ChangedDomains:
+        """Makes several domains of one; see `mixlaw.study.domain_edits.split_domain`."""
+        return split_domain(self, name, into, shares=shares)
+
+    def name_domain(self, name: str, *, available_tokens: float | None = None) -> ChangedDomains:
+        """Adds a domain without text, whose share in earlier runs is 0."""
+        return add_domain_entry(self, name, available_tokens=available_tokens)
+
+    def undo_domain_change(self) -> DomainChange:
+        """Takes the last merge, split or addition back."""
+        return undo_change(self)
+
+    @property
+    def domain_changes(self) -> tuple[DomainChange, ...]:
+        """Merged, split and added domains, the oldest change first."""
+        return read_changes(self.path)
 
     def plan(self) -> Plan:
         """Returns the runs to train: the design, its repetitions and the held-out mixtures.
@@ -239,7 +320,26 @@ class Study:
             DesignError: So many mixtures can't be drawn.
             StudyError: The study has no domains.
         """
-        return make_plan(self.question, self.corpus)
+        return with_next_runs(make_plan(self.question, self.corpus), self)
+
+    def advise(
+        self,
+        n: int | None = None,
+        *,
+        method: str = "optimum",
+        tokens: float | None = None,
+        flops: float | None = None,
+        keep: bool = False,
+        on_progress: Progress | None = None,
+    ) -> NextRuns:
+        """Returns the mixtures to run next; see `mixlaw.study.advising.advise_study`."""
+        return advise_study(
+            self, n, method=method, tokens=tokens, flops=flops, keep=keep, on_progress=on_progress
+        )
+
+    def best_group(self, size: int) -> dict[str, Mixture]:
+        """Returns the mixtures, by their run, whose law predicts all the others best."""
+        return choose_study_group(self, size)
 
     def write_plan(
         self, folder: str | Path, *, prefixes: Mapping[str, str] | None = None
@@ -257,7 +357,9 @@ class Study:
         return write_plan(
             self.plan(),
             folder,
-            domains=question.domains,
+            domains=question.domains
+            if self.corpus is None
+            else proxy_domains(question, self.corpus),
             scale=question.proxy_scale if question.has_corpus else question.scale,
             prefixes=prefixes,
         )
@@ -289,9 +391,9 @@ class Study:
                 where=str(self.path),
                 do="add text with `mixlaw domains add`, or import runs with `mixlaw import`",
             )
-        return self._train(planned.runs, slots=slots, retry=retry, on_runs=on_runs)
+        return self.train_planned(planned.runs, slots=slots, retry=retry, on_runs=on_runs)
 
-    def _train(
+    def train_planned(
         self,
         planned: Sequence[PlannedRun],
         *,
@@ -300,12 +402,25 @@ class Study:
         on_runs: Callable[[RunProgress], None] | None,
         stage: str = "train",
     ) -> RunCounts:
+        """Trains planned runs that are not done, those of other plans left alone.
+
+        Args:
+            planned: The runs.
+            slots: Runs at once.
+            retry: Try runs again that have failed.
+            on_runs: Is told how far it is.
+            stage: Under which name the time is kept.
+        """
         by_role: dict[Role, list[RunSpec]] = {}
         for entry in planned:
             by_role.setdefault(entry.role, []).append(entry.spec)
         for role, specs in by_role.items():
             self.store.add(specs, role=role)
-        trainer = make_trainer(self.config, self.path / self.config.study.corpus)
+        trainer = make_trainer(
+            self.config,
+            self.path / self.config.study.corpus,
+            keep_weights="original" in by_role,
+        )
         executor = LocalExecutor(
             store=self.store,
             runs_folder=self.runs_folder,
@@ -330,6 +445,7 @@ class Study:
         losses: str | None = None,
         columns: Mapping[str, str] | None = None,
         unit: str = "nats_per_token",
+        errors: str | None = None,
         source: str | None = None,
         tolerance: float = 0.02,
         drop_unmatched: bool = False,
@@ -345,6 +461,7 @@ class Study:
             losses: Pattern of the columns of losses, such as `val/{target}`.
             columns: Columns of further fields, such as {"step": "iter"}.
             unit: nats_per_token, bits_per_byte or error.
+            errors: Pattern of the columns of task errors, such as `error/{task}`.
             source: Name of the source, which tells its runs from others'; the file's by default.
             tolerance: How far a row's sum may be from one; it is then rescaled, and that is noted.
             drop_unmatched: Leave out runs that only one of the files has.
@@ -361,6 +478,7 @@ class Study:
             losses=losses,
             columns=columns,
             unit=unit,
+            errors=errors,
             source=source,
             tolerance=tolerance,
             drop_unmatched=drop_unmatched,
@@ -379,7 +497,7 @@ class Study:
 
     def status(self) -> StudyStatus:
         """Returns what the study has, and how its runs stand."""
-        rows = self.store.rows() if self._has_store() else []
+        rows = self.store.rows() if self.has_store() else []
         counts: dict[str, dict[str, int]] = {}
         for row in rows:
             of_role = counts.setdefault(row.role, {})
@@ -387,17 +505,15 @@ class Study:
         for runs, _ in read_imported(self.path):
             of_role = counts.setdefault("imported", {"done": 0})
             of_role["done"] += runs.height
-        unused = sum(row.status == "done" for row in rows)
-        if unused:
-            unused -= len(
-                set(self._current_runs()) & {r.run_id for r in rows if r.status == "done"}
-            )
+        plain = [r for r in rows if r.status == "done" and not serves_other_runs(r)]
+        current = set(self._current_runs()) if plain else set[str]()
+        unused = sum(row.run_id not in current for row in plain)
         return StudyStatus(
             name=self.config.study.name,
             path=self.path,
             runs=counts,
             failures={row.run_id: row.error or "" for row in rows if row.status == "failed"},
-            sentences=self._what_is_there(counts, unused),
+            sentences=self._what_is_there(counts, unused, others=sum(map(serves_other_runs, rows))),
         )
 
     def tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -411,9 +527,10 @@ class Study:
             RunError: A run's files are missing or damaged.
         """
         parts = read_imported(self.path)
-        if self._has_store():
+        if self.has_store():
             runs, observations = read_tables(self.store, self.runs_folder)
             runs = runs.filter(pl.col("run_id").is_in(self._current_runs()))
+            runs = target_shares(runs, self.config, self.corpus)
             parts.append((runs, observations.join(runs, on="run_id", how="semi")))
         parts = [part for part in parts if part[0].height]
         if not parts:
@@ -422,7 +539,9 @@ class Study:
                 where=str(self.path),
                 do="train some with `mixlaw run`, or import them with `mixlaw import`",
             )
-        runs = check_runs(fill_shares(pl.concat([part[0] for part in parts], how="diagonal")))
+        changes = read_changes(self.path)
+        changed = [apply_changes(part[0], changes) for part in parts]
+        runs = check_runs(fill_shares(pl.concat(changed, how="diagonal")))
         return runs, check_observations(pl.concat([part[1] for part in parts]))
 
     # ------------------------------------------------------------------ the answer
@@ -450,8 +569,9 @@ class Study:
         """
         if (law or self.config.fit.law) != SELECT:
             return None
-        runs, observations = self._fitted_tables()
-        weights = self.question.objective(target_names(observations)).shares
+        runs, observations = self.fitted_tables()
+        runs = tied_runs(runs, unidentified(runs, read_changes(self.path)))
+        weights = self.question.objective(loss_target_names(observations)).shares
         key = f"{table_hash(runs, observations)}-{text_hash(repr(weights))}-{__version__}"
         kept = load_choice(self.path / "fits", key=key) if step is None else None
         if kept is not None:
@@ -491,12 +611,17 @@ class Study:
             FitError: There is no such law; too few mixtures, or losses that can't be used.
             OptimizeError: The objective weighs what is not measured.
         """
-        runs, observations = self._fitted_tables()
+        runs, observations = self.fitted_tables()
         if step is not None:
             _check_step(step, observations)
         chosen = self._law(law=law, step=step, on_progress=on_progress)
+        changes = read_changes(self.path)
+        ties = unidentified(runs, changes)
+        chosen = tie_law(chosen, proportion_domains(runs), ties)
+        notes = change_notes(ties, unseen(runs, changes), changes)
         if step is not None:  # a look at another step; what the study keeps is for the last one
-            return fit_law(chosen, runs, observations, step=step)
+            looked = fit_law(chosen, runs, observations, step=step)
+            return replace(looked, notes=(*looked.notes, *notes))
         key = (
             f"{table_hash(runs, observations)}-{text_hash(repr(chosen))}-{NUM_DRAWS}-{__version__}"
         )
@@ -511,6 +636,7 @@ class Study:
                 num_draws=NUM_DRAWS,
                 on_progress=_stage(on_progress, "fitting"),
             )
+        fitted = replace(fitted, notes=(*fitted.notes, *notes))
         if law in (None, self.config.fit.law):
             save_fit(fitted, self.path / "fits", key=key)
         return fitted
@@ -538,12 +664,12 @@ class Study:
             FitError: There is no such law, or too few mixtures.
             OptimizeError: The objective weighs what is not measured.
         """
-        runs, observations = self._fitted_tables()
+        runs, observations = self.fitted_tables()
         return validate(
             runs,
             observations,
             laws=tuple(MIXING_LAWS) if with_all and laws is None else laws,
-            weights=self.question.objective(target_names(observations)).shares,
+            weights=self.question.objective(loss_target_names(observations)).shares,
             num_folds=num_folds,
             repeats=repeats,
             baselines=all_baselines() if with_all else (MeanLearner(),),
@@ -559,46 +685,145 @@ class Study:
     def predict(self, mixtures: Sequence[Mixture]) -> Prediction:
         """Returns the losses of mixtures with 90% intervals of a new run, the objective last.
 
+        They are those of the run that is to be decided, as in `optimize`.
+
         Raises:
             MixtureError: A mixture has other domains than the study.
         """
-        fit = self.fit()
+        fit, notes = fit_for_question(self)
         each = predict_losses(fit, mixtures)
-        return each.joined(predict_weighted(fit, mixtures, self._objective(fit).shares))
+        both = each.joined(predict_weighted(fit, mixtures, self._objective(fit).shares))
+        return replace(both, notes=(*both.notes, *notes))
+
+    def downstream(
+        self,
+        mixtures: Sequence[Mixture] = (),
+        *,
+        tasks: Sequence[str] | None = None,
+        losses: Sequence[str] | None = None,
+    ) -> Downstream:
+        """Returns how losses and task errors go together, and the task errors of mixtures.
+
+        Args:
+            mixtures: Mixtures to predict.
+            tasks: Which tasks; all by default.
+            losses: Which losses the tasks are predicted from; what predicts best by default.
+
+        Raises:
+            StudyError: There are no finished runs.
+            FitError: There are no tasks; or mixtures are asked for and no mixing law can be fitted.
+        """
+        return study_downstream(self, mixtures, tasks=tasks, losses=losses)
+
+    def downstream_fit(self, *, tasks: Sequence[str] | None = None) -> DownstreamFit:
+        """Returns the chain from mixtures to task errors; errors are those of `downstream`."""
+        return downstream_fit(self, tasks=tasks)
 
     def optimize(
         self,
         *,
         weights: Mapping[str, float] | None = None,
+        config: Config | None = None,
         on_progress: Progress | None = None,
     ) -> Optimum:
         """Returns the best mixture under the law and the constraints.
 
-        With the study's own weights it is kept as `optimum.json`.
+        The answer to the study's own question is kept as `optimum.json`.
 
         Args:
+            weights: Weights of targets; those of `mixlaw.toml` by default.
+            config: Another question about the same runs: objective, constraints, scale.
+            on_progress: Is told how far it is.
+
+        Raises:
+            ConfigError: The objective or a constraint can't be read.
+            OptimizeError: The objective or the search has no answer, or the constraints conflict.
+            MixtureError: Floors and caps conflict.
+        """
+        asked = self.config if config is None else config
+        if weights is not None:
+            asked = replace(asked, objective=replace(asked.objective, weights=weights))
+        self.fit(on_progress=on_progress)
+        with self._timed("optimize"):
+            best = optimize_study(self, asked)
+        if asked == self.config:
+            key = table_hash(*self.fitted_tables())
+            save_json(self.path / "optimum.json", to_plain(best), made_from=key)
+        return best
+
+    def critical(self, options: CriticalOptions | None = None) -> ContinualAnswer:
+        """Returns the smallest share of original data that keeps the old loss (`[continual]`).
+
+        Args:
+            options: What is asked instead of what `mixlaw.toml` says.
+
+        Raises:
+            StudyError: There are no runs that go on from a model, or the question is not complete.
+            OptimizeError: The original loss is not known, or domains make no sense.
+            FitError: Too few shares were run.
+        """
+        return answer_critical(self, options)
+
+    def train_critical(
+        self,
+        options: CriticalOptions | None = None,
+        *,
+        slots: int | None = None,
+        retry: bool = False,
+        on_runs: Callable[[RunProgress], None] | None = None,
+    ) -> RunCounts:
+        """Trains the original model and the runs that go on from it (`[continual]`).
+
+        Args:
+            options: What is asked instead of what `mixlaw.toml` says.
+            slots: Runs at once.
+            retry: Try runs again that have failed.
+            on_runs: Is told how far it is.
+
+        Raises:
+            StudyError: There is no corpus, or the question is not complete.
+        """
+        return train_critical(self, options, slots=slots, retry=retry, on_runs=on_runs)
+
+    def schedule(
+        self,
+        *,
+        fractions: Sequence[float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        on_progress: Progress | None = None,
+    ) -> ScheduleAnswer:
+        """Returns the best mixture for each stage of the run, and its gain over a constant one.
+
+        Args:
+            fractions: Share of the tokens that each stage takes; those of `[schedule]` by default.
             weights: Weights of targets; those of `mixlaw.toml` by default.
             on_progress: Is told how far it is.
 
         Raises:
-            OptimizeError: The objective or the search has no answer.
-            MixtureError: Floors and caps conflict.
+            StudyError: There are no runs whose mixture changes on the way.
+            FitError: There are too few of them.
+            OptimizeError: The objective or the search has no answer, or the constraints conflict.
         """
-        fit = self.fit(on_progress=on_progress)
-        question = self.question
-        objective = self._objective(fit) if weights is None else WeightedLoss(weights)
-        with self._timed("optimize"):
-            best = optimize_mixture(fit, objective, question.allowed, baselines=question.baselines)
-        moved = tuple(
-            f"floors or caps don't allow the {name} mixture: the closest one that they allow is"
-            " compared with"
-            for name in question.moved_baselines
-        )
-        best = replace(best, notes=(*best.notes, *moved))
-        if weights is None:
-            key = table_hash(*self._fitted_tables())
-            save_json(self.path / "optimum.json", to_plain(best), made_from=key)
-        return best
+        return answer_schedule(self, fractions=fractions, weights=weights, on_progress=on_progress)
+
+    def train_schedules(
+        self,
+        *,
+        slots: int | None = None,
+        retry: bool = False,
+        on_runs: Callable[[RunProgress], None] | None = None,
+    ) -> RunCounts:
+        """Trains the runs of `[schedule]`, whose mixture changes on the way.
+
+        Args:
+            slots: Runs at once.
+            retry: Try runs again that have failed.
+            on_runs: Is told how far it is.
+
+        Raises:
+            StudyError: There is no corpus.
+        """
+        return train_schedules(self, slots=slots, retry=retry, on_runs=on_runs)
 
     def verify(
         self,
@@ -630,9 +855,14 @@ class Study:
         best = self.optimize(on_progress=on_progress)
         self._refuse_imported_fit()
         planned = plan_verification(
-            self.question, self.corpus, _compared(best), seeds=seeds or self.config.verify.seeds
+            self.question,
+            self.corpus,
+            compared_mixtures(best, OPTIMUM),
+            seeds=seeds or self.config.verify.seeds,
         )
-        counts = self._train(planned, slots=slots, retry=retry, on_runs=on_runs, stage="verify")
+        counts = self.train_planned(
+            planned, slots=slots, retry=retry, on_runs=on_runs, stage="verify"
+        )
         verified = self._compare(best)
         if verified is None or counts.failed:
             raise StudyError(
@@ -655,6 +885,7 @@ class Study:
         """
         fit = self.fit(on_progress=on_progress)
         best = self.optimize()
+        asked = ask(self)
         runs, observations = self.tables()
         question = self.question
         target = self.path / "report.html" if path is None else Path(path)
@@ -668,7 +899,7 @@ class Study:
                     scale=question.scale,
                     proxy_params=fitted_params(fit, runs),
                     proxy_tokens=fit.table.tokens,
-                    is_extrapolated=self._is_extrapolated(fit, runs),
+                    is_extrapolated=best.is_extrapolated,
                     runs=runs,
                     observations=observations,
                     fit=fit,
@@ -676,9 +907,16 @@ class Study:
                     optimum=best,
                     holdout=self.score(fit),
                     verification=self._compare(best),
+                    schedule=reported_schedule(self),
+                    critical=reported_critical(self),
+                    downstream=reported_downstream(
+                        self, [best.mixture, *(gain.mixture for gain in best.gains)]
+                    ),
                     bytes_per_token=self._bytes_per_token(),
                     attributions=self._attributions(),
                     seconds=read_seconds(self.path),
+                    answer_fit=None if asked.fit is asked.own_fit else asked.fit,
+                    front=main_trade_off(asked, best),
                     made_from=table_hash(runs, observations),
                 ),
                 target,
@@ -733,7 +971,7 @@ class Study:
 
     def _refuse_imported_fit(self) -> None:
         """Refuses to compare proxies trained here with the law of runs from elsewhere."""
-        runs, _ = self._fitted_tables()
+        runs, _ = self.fitted_tables()
         if (runs["role"] == "imported").any():
             raise StudyError(
                 "verification trains this study's own proxies, but the law was fitted to imported"
@@ -749,14 +987,18 @@ class Study:
             base = rows[-1].spec if rows else None
         else:
             base = base_spec(self.question, self.corpus)
-        return [row.run_id for row in rows if base is not None and is_alike(row.spec, base)]
+        changes = read_changes(self.path)
+        return [
+            row.run_id for row in rows if base is not None and is_usable(row.spec, base, changes)
+        ]
 
-    def _has_store(self) -> bool:
+    def has_store(self) -> bool:
+        """Returns whether any run was ever planned to be trained here."""
         url = self.config.study.store
         local = url.removeprefix("sqlite:///")
         return local == url or (self.path / local).exists()
 
-    def _fitted_tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def fitted_tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Returns the tables without what no fit may see: held-out and verification runs."""
         runs, observations = self.tables()
         runs = runs.filter(pl.col("role").is_in(["design", "noise", "imported"]))
@@ -768,32 +1010,20 @@ class Study:
     def _compare(self, best: Optimum) -> Verification | None:
         """Returns what the verification runs of this optimum say; None: it has none."""
         runs, observations = self.tables()
-        mixtures = _compared(best)
+        mixtures = compared_mixtures(best, OPTIMUM)
         ids = runs.filter(pl.col("role") == "verify")["mixture_id"].to_list()
         if any(mixture.mixture_id not in ids for mixture in mixtures.values()):
             return None
         fit = self.fit()
-        chosen = list(mixtures.values())
+        chosen, objective = list(mixtures.values()), weighted_objective(best)
         return compare_runs(
             runs,
             observations,
             mixtures=mixtures,
-            objective=best.objective,
-            predicted=predict_weighted(fit, chosen, best.objective.shares),
+            objective=objective,
+            predicted=predict_weighted(fit, chosen, objective.shares),
             predicted_targets=predict_losses(fit, chosen),
         )
-
-    def _is_extrapolated(self, fit: FitResult, runs: pl.DataFrame) -> bool:
-        """Whether the scale is not that of the fitted runs: the law knows nothing of scale."""
-        scale = self.config.scale
-        if scale is None:
-            return False
-        params, tokens = fitted_params(fit, runs), fit.table.tokens
-        same_tokens = tokens is not None and math.isclose(tokens, scale.tokens, rel_tol=0.05)
-        same_params = scale.params is None or (
-            params is not None and math.isclose(params, scale.params, rel_tol=0.2)
-        )
-        return not (same_tokens and same_params)
 
     def _bytes_per_token(self) -> dict[str, float]:
         corpus = self.corpus
@@ -811,7 +1041,7 @@ class Study:
         )
 
     def _what_is_there(
-        self, counts: Mapping[str, Mapping[str, int]], unused: int
+        self, counts: Mapping[str, Mapping[str, int]], unused: int, *, others: int = 0
     ) -> tuple[str, ...]:
         kept = {
             "fits/fit.json": "a fit",
@@ -824,6 +1054,11 @@ class Study:
         if unused:
             sentences.append(
                 f"{unused} runs of an earlier text or configuration are kept, but not used"
+            )
+        if others:
+            sentences.append(
+                f"{others} of the runs have stages, or belong to continual pre-training:"
+                " `mixlaw schedule` and `mixlaw critical` read them, an ordinary fit does not"
             )
         if not counts:
             sentences.append("next: `mixlaw plan`, then `mixlaw run`; or `mixlaw import`")
@@ -882,8 +1117,3 @@ def fitted_params(fit: FitResult, runs: pl.DataFrame) -> float | None:
     chosen = runs.filter(pl.col("run_id").is_in(list(fit.table.run_ids)))
     sizes = chosen["params_non_embedding"].drop_nulls().unique().to_list()
     return sizes[0] if len(sizes) == 1 else None
-
-
-def _compared(best: Optimum) -> dict[str, Mixture]:
-    """Returns the optimum and the baselines, by name."""
-    return {OPTIMUM: best.mixture, **{gain.baseline: gain.mixture for gain in best.gains}}
