@@ -1,6 +1,7 @@
 """A law at a scale that no run has: where it may be asked for, and planted optima there."""
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,11 +15,13 @@ from mixlaw.laws.repetition import RepeatedLaw
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.observations import check_observations, check_runs
 from mixlaw.optimize.at_scale import LawAtScale, ScalePoint, fit_at_scale, locate_scale
-from mixlaw.optimize.objective import ObjectiveFunction
+from mixlaw.optimize.objective import ObjectiveFunction, WeightedLoss
+from mixlaw.optimize.optimum import optimize_mixture
 from mixlaw.optimize.solver import minimize_objective
 from mixlaw.predict import predict_losses
+from mixlaw.study import Study
 from mixlaw.study.question import ImportedRegion, Question
-from mixlaw.study.scaled import fit_at_question
+from mixlaw.study.scaled import ScaledFit, fit_at_question, savings_of
 
 SIZES = (1e5, 4e5, 1.6e6)
 STEPS = (250, 500, 750, 1000)
@@ -238,4 +241,73 @@ def test_repetition_of_plenty_changes_nothing() -> None:
     fit = fit_law("m4", runs, observations, num_draws=2)
     found = fit_at_question(fit, runs, observations, question)
     assert found.fit is fit
-    assert found.sentences == ("no allowed mixture repeats a domain: repetition changes nothing",)
+    assert found.sentences == (
+        "neither the runs nor any allowed mixture repeat a domain: repetition changes nothing",
+    )
+
+
+def test_runs_that_repeat_are_told_of_where_the_target_does_not() -> None:
+    # The runs saw some domain more than once, the run of the scale can't: its shares are fresh.
+    question, runs, observations = imported_question(
+        "[scale]\nparams = 1.6e6\ntokens = 1e6\n",
+        DOMAINS.replace("max_epochs = 20", "max_epochs = 1")
+        + '[repetition]\nlaw = "muennighoff"\n',
+    )
+    fit = fit_law("m4", runs, observations, num_draws=2)
+    found = fit_at_question(fit, runs, observations, question)
+    assert found.fit is not fit
+    assert "R* = 15.388" in " ".join(found.sentences)
+    assert "changes nothing" not in " ".join(found.sentences)
+
+
+def test_a_studys_predictions_are_those_of_the_run_that_its_optimum_is_for(tmp_path: Path) -> None:
+    runs, observations = make_tables(0.002)
+    runs = runs.drop("role", "mixture_id", "seed")
+    runs.rename({"run_id": "run"}).write_csv(tmp_path / "runs.csv")
+    wide = observations.pivot("target", index=["run_id", "step", "tokens"], values="value")
+    wide.rename({"run_id": "run", "one": "loss/one", "two": "loss/two"}).write_csv(
+        tmp_path / "losses.csv"
+    )
+    study = Study.for_import(tmp_path / "study")
+    study.import_tables(
+        tmp_path / "runs.csv", tmp_path / "losses.csv", key="run", proportions="r:{domain}",
+        losses="loss/{target}",
+    )  # fmt: skip
+    file = tmp_path / "study" / "mixlaw.toml"
+    text = file.read_text().replace('law = "select"', 'law = "m4"')
+    file.write_text(text + "\n[scale]\ntokens = 3e6\nparams = 6.4e6\n")
+    study = Study.open(tmp_path / "study")
+    best = study.optimize()
+    predicted = study.predict([best.mixture])
+    assert any("followed" in note for note in predicted.notes)
+    assert predicted.value_RK[0, -1] == pytest.approx(best.loss, abs=1e-9)
+    for target, (value, low, high) in best.target_losses.items():
+        column = predicted.columns.index(target)
+        found = predicted.value_RK[0, column], predicted.low_RK[0, column]
+        assert found == pytest.approx((value, low), abs=1e-9)
+        assert predicted.high_RK[0, column] == pytest.approx(high, abs=1e-9)
+
+
+def test_tokens_saved_are_the_target_tokenizers() -> None:
+    runs, observations = make_tables(0.002)
+    runs, observations = check_runs(runs), check_observations(observations)
+    fit = fit_law("m4", runs, observations, num_draws=20)
+    scaled = ScaledFit(
+        fit=fit, curve_fit=fit, losses=None, effective=None, sentences=(), is_extrapolated=False
+    )
+    best = optimize_mixture(
+        fit,
+        WeightedLoss({"one": 1.0}),
+        CappedSimplex.of(NAMES),
+        baselines={"uniform": Mixture.uniform(NAMES)},
+        with_details=False,
+    )
+    theirs, ours = (
+        savings_of(best, scaled, runs, observations, params=1e6, token_factor=factor)["uniform"]
+        for factor in (0.25, 1.0)
+    )
+    assert ours.tokens_saved is not None
+    assert ours.flops_saved is not None
+    assert theirs.steps_saved == ours.steps_saved
+    assert theirs.tokens_saved == pytest.approx(0.25 * ours.tokens_saved)
+    assert theirs.flops_saved == pytest.approx(0.25 * ours.flops_saved)

@@ -11,8 +11,17 @@ import pytest
 from mixlaw.config import ContinualSection
 from mixlaw.errors import MixlawError, StudyError
 from mixlaw.fit.continual import NoisePrior
+from mixlaw.mixtures import Mixture
+from mixlaw.observations import encode_stages
+from mixlaw.optimize import WeightedLoss
+from mixlaw.optimize.continual_runs import ContinualQuestion, judge_continual
 from mixlaw.study import Study
-from mixlaw.study.continual import CriticalOptions, continued_tables, plan_critical
+from mixlaw.study.continual import (
+    CriticalOptions,
+    continued_tables,
+    plan_critical,
+    reported_critical,
+)
 from tiny_studies import TINY, call_here, make_study
 
 CONTINUAL = """
@@ -122,6 +131,68 @@ def test_the_question_may_stand_in_the_configuration(tmp_path: Path) -> None:
     assert told.critical.share < asked.critical.share
 
 
+def test_the_report_shows_the_critical_proportion_where_it_is_asked(tmp_path: Path) -> None:
+    study = import_runs(tmp_path)
+    assert reported_critical(study) is None  # nothing says which data is original
+    section = ContinualSection(original=("pile",), weights={"wiki": 1.0}, new_weights={"py": 1.0})
+    study.config = replace(study.config, continual=section)
+    page = study.report().read_text(encoding="utf-8")
+    assert "Going on from a model" in page
+    assert f"The old loss of 2.06 is kept from {study.critical().critical.share:.1%}" in page
+    assert "What the old loss costs the new one" in page
+    study.config = replace(study.config, continual=replace(section, original=("nowhere",)))
+    assert "Going on from a model" not in study.report().read_text(encoding="utf-8")
+
+
+def test_runs_that_change_their_mixture_are_left_out(tmp_path: Path) -> None:
+    study = import_runs(tmp_path)
+    runs, observations = continued_tables(study, ContinualSection(original=("pile",)))
+    question = ContinualQuestion(old_loss=WeightedLoss({"wiki": 1.0}), original=("pile",))
+    plain = judge_continual(runs, observations, question)
+    stages = encode_stages([(50, Mixture.of({"pile": 1.0})), (100, Mixture.of({"python": 1.0}))])
+    added = runs[:1].with_columns(
+        pl.lit("staged").alias("run_id"),
+        pl.lit(stages).alias("stages"),
+        pl.lit(0.5).alias("r:pile"),
+        pl.lit(0.5).alias("r:python"),
+    )
+    losses = observations.filter(pl.col("run_id") == runs["run_id"][0])
+    both = judge_continual(
+        pl.concat([runs, added]),
+        pl.concat([observations, losses.with_columns(pl.lit("staged").alias("run_id"))]),
+        question,
+    )
+    assert both.critical.share == plain.critical.share
+    assert "1 runs whose mixture changes on the way are left out" in both.notes
+
+
+def test_one_original_loss_is_not_that_of_two_sizes(tmp_path: Path) -> None:
+    study = import_runs(tmp_path)
+    runs, observations = continued_tables(study, ContinualSection(original=("pile",)))
+    sizes = pl.Series("params_non_embedding", [1e6, 2e6] * (runs.height // 2))
+    question = ContinualQuestion(
+        old_loss=WeightedLoss({"wiki": 1.0}), original=("pile",), original_loss=2.06
+    )
+    with pytest.raises(MixlawError, match="models of 2 sizes"):
+        judge_continual(runs.with_columns(sizes), observations, question)
+
+
+def test_without_noise_no_interval_of_the_trade_off_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three, path = [0.1, 0.3, 0.6], tmp_path / "three.csv"
+    pl.read_csv(write_runs(tmp_path, seeds=1)).filter(pl.col("mix/pile").is_in(three)).write_csv(
+        path
+    )
+    study = Study.for_import(tmp_path / "few")
+    study.import_tables(path, proportions="mix/{domain}", losses="loss/{target}")
+    options = ("--old", "pile", "--target", "wiki", "--new-target", "py")
+    answer = call_here(capsys, "critical", "--study", str(study.path), *options)
+    assert answer.code == 3
+    assert "not known" in answer.out
+    assert "nan" not in answer.out
+
+
 def test_a_study_without_such_runs_says_how_to_get_them(tmp_path: Path) -> None:
     study = Study.create(tmp_path / "empty")
     with pytest.raises(StudyError, match="no runs that go on from a model") as refused:
@@ -158,6 +229,9 @@ def test_runs_trained_here_start_from_the_original_model(
         )
     )
     assert study.train_critical().reused == 9
+    told = "; ".join(study.status().sentences)
+    assert "9 of the runs have stages, or belong to continual pre-training" in told
+    assert "not used" not in told
     # An ordinary fit knows nothing of them.
     with pytest.raises(MixlawError, match="no finished runs"):
         study.tables()
@@ -172,6 +246,9 @@ def test_a_given_checkpoint_takes_the_place_of_the_original_run(tmp_path: Path) 
     assert {run.role for run in planned} == {"design"}
     assert len({run.spec.start for run in planned}) == 1
     assert (planned[0].spec.start or "").startswith("file:")
+    (study.path / "beside.safetensors").write_bytes(b"weights of a model")
+    beside = plan_critical(study, replace(section, checkpoint="beside.safetensors"))
+    assert beside == planned  # a relative path is relative to the study
     with pytest.raises(MixlawError, match="it can't be read"):
         plan_critical(study, replace(section, checkpoint="nowhere.safetensors"))
     with pytest.raises(StudyError, match="'pile' is no domain of the study"):

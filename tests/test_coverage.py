@@ -204,3 +204,16 @@ def test_every_family_is_in_one_half_and_fitted_ones_are_laws() -> None:
     assert set(coverage_truths.FITTED) <= set(MIXING_LAWS)
     truth = ExponentialTruth(c_T=np.ones(1), t_TM=-np.ones((1, 3)))
     assert truth(np.full((1, 3), 1 / 3))[0, 0] == pytest.approx(1 + np.exp(-1))
+
+
+def test_losses_that_are_all_alike_are_no_evidence_of_a_gain() -> None:
+    study = simulate_study(3, num_domains=3, num_mixtures=12, num_extra=0, num_heldout=0)
+    alike = study.observations.with_columns(pl.lit(2.0).alias("value"))
+    fit = fit_law("linear", study.runs, alike, num_draws=20)
+    best = optimize_mixture(
+        fit,
+        WeightedLoss({fit.targets[0]: 1.0}),
+        CappedSimplex.of(fit.domains),
+        baselines={"uniform": Mixture.uniform(fit.domains)},
+    )
+    assert best.verdict == "no evidence"

@@ -18,7 +18,7 @@ from mixlaw.errors import DesignError, DomainError
 from mixlaw.mixtures import Mixture
 from mixlaw.observations import check_runs
 from mixlaw.study import Study
-from mixlaw.study.tokens import proxy_scale_tokens, target_shares, token_limits
+from mixlaw.study.tokens import proxy_domains, proxy_scale_tokens, target_shares, token_limits
 from tiny_studies import TINY, make_study
 
 
@@ -264,3 +264,14 @@ def test_next_to_no_text_is_refused(tmp_path: Path) -> None:
     study = make_study(tmp_path / "study", config=MATCH + scale)
     with pytest.raises(DesignError, match="to repeat"):
         study.plan()
+
+
+def test_a_domain_made_of_others_has_the_tokens_that_the_study_gives_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", config=TINY)
+    study.split_domain("web", ["news", "blogs"], shares=[0.75, 0.25])
+    study = Study.open(study.path)
+    assert study.corpus is not None
+    whole = study.corpus.domain("web").train_tokens
+    found = {d.name: d.available_tokens for d in proxy_domains(study.question, study.corpus)}
+    assert found["news"] == pytest.approx(0.75 * whole)
+    assert found["books"] == study.corpus.domain("books").train_tokens

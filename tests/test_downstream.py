@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +13,8 @@ from mixlaw.fit.law import fit_law
 from mixlaw.fit.task_table import read_tasks
 from mixlaw.importers.published import read_overtraining
 from mixlaw.mixtures import Mixture
+from mixlaw.optimize.interval import bracket_loss
+from mixlaw.optimize.objectives_error import TaskError
 from mixlaw.selection.downstream import (
     UNTESTED,
     DownstreamFit,
@@ -286,3 +290,41 @@ def test_a_mixture_of_other_domains_and_a_wrong_level_are_errors(chain: Downstre
         predict_downstream(chain, [Mixture.uniform(("d0", "other"))])
     with pytest.raises(FitError, match="between 0 and 1"):
         predict_downstream(chain, [Mixture.uniform(chain.fit.domains)], level=1.5)
+
+
+# ---- the error of a task as an objective
+
+
+def test_a_tasks_interval_holds_the_error_laws_part_and_the_shift_of_seeds() -> None:
+    chain = chain_of(simulate_tasks(3, seed_sd=0.03))
+    link, told = chain.links[0], chain.error_fits[chain.links[0].task]
+    assert told.seed_shift == pytest.approx(chain.seeds.shift_J[0])
+    assert told.set_freedom == len(link.sets) - 1
+    mixture = Mixture.uniform(chain.fit.domains)
+    r_M = mixture.array(chain.fit.domains)
+    task = TaskError(link.task, told)
+    expected = predict_downstream(chain, [mixture]).value_RJ[0, 0]
+    assert task.function(chain.fit).value(r_M[None])[0] == pytest.approx(expected)
+    chosen_BM = np.tile(r_M, (len(chain.fit.theta_draws_BTP), 1))
+    found = bracket_loss(chain.fit, task, r_M=r_M, chosen_BM=chosen_BM)
+    alone = told.half_width(chain.fit.losses(r_M[None])[:, chain.targets_of(link)], level=0.9)[0]
+    assert (found.high - found.low) / 2 > alone
+
+
+def test_two_errors_differ_by_more_than_the_losses_tell_where_the_law_does_not_carry() -> None:
+    chain = chain_of(simulate_tasks(3))
+    told = chain.error_fits[chain.links[0].task]
+    uniform = Mixture.uniform(chain.fit.domains).array(chain.fit.domains)
+    other = chain.fit.table.r_RM[0]
+    carried = TaskError("t", replace(told, set_sd=0.0))
+    biased = TaskError("t", replace(told, set_sd=0.02))
+    assert carried.own_difference_sd(chain.fit, uniform, uniform) == 0.0
+    apart = biased.own_difference_sd(chain.fit, uniform, other)
+    assert apart == pytest.approx(
+        np.hypot(carried.own_difference_sd(chain.fit, uniform, other), 0.02 * np.sqrt(2))
+    )
+
+
+def test_an_error_law_refuses_losses_that_are_all_alike() -> None:
+    with pytest.raises(FitError, match="different losses, but loss is the same in all 5"):
+        fit_error(np.full((5, 1), 2.0), np.linspace(0.1, 0.5, 5))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomlkit
 
 from mixlaw.study import Study
 from tiny_studies import (
@@ -43,9 +44,10 @@ def imported(extra: str = "") -> Make:
     def make(folder: Path) -> None:
         study = copy_imported(folder / "s")
         file = study.path / "mixlaw.toml"
-        kept = {"reference", "objective", "constraints"}
-        lines = [line for line in file.read_text().splitlines() if line.strip("[]") not in kept]
-        file.write_text("\n".join([*lines, extra]))
+        document = tomlkit.parse(file.read_text())
+        for section in ("reference", "objective", "constraints"):
+            document.pop(section, None)
+        file.write_text(tomlkit.dumps(document) + "\n" + extra)
 
     return make
 
@@ -356,7 +358,10 @@ CASES = [
             "--weights",
             "press=1",
         ),
-        says=("FitError: 'press' is no fitted target\n  do: the targets are web, code, recipes"),
+        says=(
+            "OptimizeError: the objective weighs 'press', which is not measured, in --weights\n"
+            "  do: the targets are web, code, recipes"
+        ),
     ),
     Case(
         name="negative weight",
@@ -368,7 +373,8 @@ CASES = [
             "web=-1,code=2",
         ),
         says=(
-            "OptimizeError: weights of the objective must be finite and not negative, but 'web' has -1"
+            "OptimizeError: weights of the objective must be finite and not negative, but 'web' has"
+            " -1, in --weights\n  do: give weights from 0 on, one above it"
         ),
     ),
     Case(
@@ -381,8 +387,8 @@ CASES = [
             "web=0,code=0",
         ),
         says=(
-            "OptimizeError: the objective must weigh at least one target\n"
-            "  do: give weights in [objective] or with `--weights target=weight,...`"
+            "OptimizeError: the objective must weigh at least one target, in --weights\n"
+            "  do: give weights from 0 on, one above it"
         ),
     ),
     Case(

@@ -262,6 +262,18 @@ def test_stages_come_back_from_their_text() -> None:
             decode_stages(text)
 
 
+@pytest.mark.parametrize("ends", [(), (0,), (-5, 9), (9, 9), (9, 5)])
+def test_stages_without_a_length_are_refused(ends: tuple[int, ...]) -> None:
+    text = encode_stages([(end, Mixture.of({"web": 1.0})) for end in ends])
+    with pytest.raises(TableError, match="must end after one another"):
+        decode_stages(text)
+
+
+def test_stages_that_never_end_are_refused() -> None:
+    with pytest.raises(TableError, match="must be JSON"):
+        decode_stages('[{"until": 1e999, "proportions": {"web": 1.0}}]')
+
+
 def test_runs_with_stages_are_not_constant() -> None:
     staged = make_runs().with_columns(stages=pl.Series([None, "[]", None], dtype=pl.String))
     assert constant_runs(staged)["run_id"].to_list() == ["one", "three"]

@@ -275,7 +275,8 @@ def test_a_non_convex_law_is_not_certified(fit: FitResult) -> None:
         fit, WeightedLoss({fit.targets[0]: 1.0}), CappedSimplex.of(fit.domains, floors=0.04)
     )
     assert replace(best, is_convex=False).certificate == (
-        "not certified: the law is not convex, a lower mixture may lie elsewhere"
+        "not certified: the objective is not convex under this law, a lower mixture may lie"
+        " elsewhere"
     )
     assert replace(best, gap=0.012).certificate == (
         "not certified: a mixture could be 0.012 lower under this law"

@@ -283,6 +283,18 @@ def test_a_distance_to_runs_needs_runs() -> None:
         Constraints(domains=domains(), distance_to_runs=0.1).region()
 
 
+def test_no_distance_to_the_runs_leaves_their_means() -> None:
+    runs_RM = np.array([[0.6, 0.2, 0.1, 0.1], [0.2, 0.6, 0.1, 0.1], [0.2, 0.2, 0.5, 0.1]])
+    region = Constraints(domains=domains(), distance_to_runs=0.0).region(runs_RM=runs_RM)
+    nearest_M = region.nearest(np.array([1.0, 0.0, 0.0, 0.0]))
+    assert nearest_M == pytest.approx(runs_RM[0], abs=1e-6)
+    assert distance_to_hull(nearest_M, runs_RM) < 1e-9
+    with pytest.raises(OptimizeError, match="distance to the runs at most 0"):
+        Constraints(domains=domains(), floors={NAMES[0]: 0.7}, distance_to_runs=0.0).region(
+            runs_RM=runs_RM
+        )
+
+
 def test_no_distance_to_the_reference_leaves_the_reference() -> None:
     for stated in ({"kl_to_reference": 0.0}, {"l1_to_reference": 0.0}):
         region = Constraints(domains=domains(), reference=UNIFORM, **stated).region()

@@ -11,6 +11,7 @@ from mixlaw.mixtures import Mixture
 from mixlaw.optimize import (
     GroupBound,
     MeanPlusSpread,
+    Objective,
     RelativeLoss,
     TailLoss,
     WeightedLoss,
@@ -140,6 +141,49 @@ def test_a_distance_to_a_reference_that_nobody_knows_is_refused() -> None:
     asked = Question.of(replace(config, constraints=section), None, None)
     with pytest.raises(ConfigError, match="a distance to the reference needs one"):
         _ = asked.constraints
+
+
+def with_constraints(question: Question, section: ConstraintsSection) -> Question:
+    return replace(question, config=replace(question.config, constraints=section))
+
+
+def test_no_distance_to_the_reference_at_all_is_a_limit_like_another(question: Question) -> None:
+    for section in (
+        ConstraintsSection(kl_to_reference=0.0),
+        ConstraintsSection(l1_to_reference=0.0),
+    ):
+        asked = with_constraints(question, section)
+        region = asked.constraints.region(asked.scale)
+        reference = asked.compared_reference
+        assert reference is not None
+        assert region.floors == pytest.approx(list(reference.values()))
+
+
+def test_a_fixed_share_above_a_cap_that_is_given_is_a_conflict(question: Question) -> None:
+    section = ConstraintsSection(fixed={"books": 0.25}, cap={"books": 0.2})
+    with pytest.raises(OptimizeError, match="can't hold together") as caught:
+        with_constraints(question, section).constraints.region(question.scale)
+    assert "cap of books at 0.2" in caught.value.problem
+
+
+def test_a_baseline_that_is_another_one_is_said_to_be(question: Question) -> None:
+    assert "the unimax mixture is the uniform one here, so it has no row" in (
+        question.baseline_notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "unit"),
+    [
+        (LOSS, "nats_per_token"),
+        (TailLoss(LOSS), "nats_per_token"),
+        (RelativeLoss({"web": 1.0}, REFERENCE), "relative"),
+        (WorstLoss(), "nats_per_token"),
+        (WorstLoss(reference=REFERENCE), "relative"),
+    ],
+)
+def test_an_objective_knows_its_unit(objective: Objective, unit: str) -> None:
+    assert objective.unit("nats_per_token") == unit
 
 
 def test_only_distinct_baselines_are_compared(question: Question) -> None:

@@ -367,7 +367,8 @@ def test_target_called_objective_keeps_its_own_numbers() -> None:
 def test_losses_in_bits_per_byte_stay_what_they_are() -> None:
     data = simulate_report(num_seeds=0)
     fit = replace(data.fit, table=replace(data.fit.table, unit="bits_per_byte"))
-    page = page_of(replace(data, fit=fit))
+    optimum = replace(data.optimum, unit="bits_per_byte")
+    page = page_of(replace(data, fit=fit, optimum=optimum))
     assert "nats" not in page.text
     assert "bits per byte below" in page.first_sentence
 

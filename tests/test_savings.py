@@ -1,5 +1,7 @@
 """Steps, tokens and FLOPs that a gain saves: planted curves, and the measured definition."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -89,6 +91,18 @@ def test_a_gain_beyond_the_first_step_is_not_extrapolated() -> None:
     assert saved.steps_saved is None
     assert saved.note is not None
     assert "at least 900 of 1000 steps are saved" in saved.note
+
+
+def test_what_is_saved_at_least_has_its_own_error() -> None:
+    gain = gain_of(90.0)
+    sure = predict_savings((gain, gain, gain), curve(1.0), baseline="today")
+    assert sure.note is not None
+    told = re.search(r"at least 900 of 1000 steps are saved \((\d+) with 90%\)", sure.note)
+    assert told is not None
+    assert 850 < int(told[1]) <= 900
+    unsure = predict_savings((gain, -gain, 3 * gain), curve(1.0), baseline="today")
+    assert unsure.note is not None
+    assert "(that it saves nothing is within the error)" in unsure.note
 
 
 def test_a_loss_saves_nothing() -> None:

@@ -179,6 +179,34 @@ def test_stages_that_are_no_json_are_refused_on_import(tmp_path: Path, capsys: C
     assert "stages must be JSON" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("[]", "must end after one another"),
+        ('[{"until": 0, "proportions": {"code": 1}}]', "must end after one another"),
+        ('[{"until": 9, "proportions": {"code": 0.7}}]', "must sum to 1, but they sum to 0.7"),
+        ('[{"until": 9, "proportions": {"talks": 1}}]', "must be of its domains, but 'talks' is"),
+        ('[{"until": 9, "proportions": {"code": 1}}]', "0.5 and its stages come to 1"),
+    ],
+)
+def test_stages_that_make_no_sense_are_refused_on_import_with_their_line(
+    tmp_path: Path, capsys: Capture, stages: str, said: str
+) -> None:
+    path = tmp_path / "runs.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [
+                ["run", "step", "mix/code", "mix/prose", "stages", "loss/code"],
+                ["a", "9", "0.5", "0.5", stages, "1.0"],
+            ]
+        )
+    answer = call_here(capsys, "import", str(path), "--study", str(tmp_path / "s"))
+    assert answer.code == 1
+    assert said in answer.err
+    assert "line 2 of runs.csv" in answer.err
+    assert "Traceback" not in answer.err
+
+
 def test_config_with_other_fractions_than_stages_is_refused(
     tmp_path: Path, capsys: Capture
 ) -> None:

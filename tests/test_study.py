@@ -73,7 +73,7 @@ def test_the_whole_loop(tmp_path: Path) -> None:
     assert min(best.mixture.values()) >= 0.05 - 1e-9  # the design's floor
     assert all(share <= question.caps[name] + 1e-9 for name, share in best.mixture.items())
     assert set(best.objective.shares) == {"books", "code", "web"}  # all training domains alike
-    assert [gain.baseline for gain in best.gains] == ["proportional", "uniform"]
+    assert [gain.baseline for gain in best.gains] == ["proportional", "uniform", "temperature"]
 
     verified = study.verify()
     assert [mixture.name for mixture in verified.mixtures] == ["optimum", "proportional", "uniform"]
@@ -323,8 +323,15 @@ def test_an_imported_study_answers_without_torch(tmp_path: Path) -> None:
     table = write_tables(tmp_path)
     program = f"""
 import sys
-for name in ("torch", "safetensors", "tokenizers"):
-    sys.modules[name] = None
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "safetensors", "tokenizers"):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Absent())
 from mixlaw import Study
 study = Study.for_import({str(tmp_path / "s")!r})
 study.import_tables({str(table)!r})

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -92,16 +93,38 @@ def decode_stages(text: str) -> tuple[tuple[int, Mixture], ...]:
     """Returns stages as pairs of the step that each ends at and its mixture.
 
     Raises:
-        TableError: The text is not what `encode_stages` gives.
+        TableError: The text is not what `encode_stages` gives, or a stage has no length.
+        MixtureError: A stage's proportions are no mixture.
     """
     try:
-        return tuple(
-            (int(stage["until"]), Mixture.of(stage["proportions"])) for stage in json.loads(text)
+        stages = tuple(
+            (
+                int(stage["until"]),
+                Mixture.of({name: float(share) for name, share in stage["proportions"].items()}),
+            )
+            for stage in json.loads(text)
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise TableError(
             f"a run's stages must be JSON, a list of `until` and `proportions`, found {text[:60]!r}"
         ) from error
+    ends = [end for end, _ in stages]
+    if not ends or any(before >= end for before, end in pairwise([0, *ends])):
+        raise TableError(
+            "a run's stages must end after one another, each at a later step than the one before,"
+            f" found {ends}"
+        )
+    return stages
+
+
+def mean_shares(
+    stages: Sequence[tuple[int, Mixture]], domains: Sequence[str]
+) -> Float[np.ndarray, " M"]:
+    """Returns the token shares of a whole run, whose stages are given as `decode_stages` does."""
+    ends = [end for end, _ in stages]
+    lengths = np.diff(ends, prepend=0)
+    rows = [[mixture.get(name, 0.0) for name in domains] for _, mixture in stages]
+    return lengths @ np.array(rows) / ends[-1]
 
 
 def constant_runs(runs: pl.DataFrame) -> pl.DataFrame:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
-from scipy.stats import f as f_distribution
-from scipy.stats import t as t_distribution
+from scipy.special import fdtri, stdtrit
 
 from mixlaw.errors import FitError
 from mixlaw.fit.power import ProfileInterval
@@ -32,6 +31,8 @@ FAR = 5.0
 """Compute of the runs that are then predicted, at least, in units of the most that was fitted."""
 LEAST_RUNS = 8
 """Runs that such a fit needs."""
+LEAST_SPREAD = 1e-9
+"""Losses that lie closer together are the same."""
 BARELY = 3.0
 """A positive parameter whose interval spans more than this factor is called barely identified."""
 
@@ -46,6 +47,12 @@ class ErrorFit:
     error_R: Float[np.ndarray, " R"]
     has_given_weights: bool
     """Whether the weights of the losses were given and not fitted."""
+    seed_shift: float = 0.0
+    """What a fresh seed is expected to add to the errors of the runs' own; 0: unknown."""
+    set_sd: float = 0.0
+    """Standard deviation of the law's bias on a training set that it has not seen; 0: unknown."""
+    set_freedom: int = 0
+    """Degrees of freedom of that: training sets less one."""
 
     @property
     def residual_R(self) -> Float[np.ndarray, " R"]:
@@ -68,15 +75,32 @@ class ErrorFit:
 
         The second grows outwards with what the parameters leave open (the delta method).
         """
-        free = max(len(self.error_R) - self.num_fitted, 1)
-        variance = float(np.sum(self.residual_R**2)) / free
+        new_RP = self.law.jacobian(loss_RF, self.theta_P)
+        factor = float(stdtrit(self._free, 0.5 + level / 2))
+        return factor * np.sqrt(self.noise_variance + self._parameter_variance(new_RP))
+
+    def difference_sd(self, loss_2F: Float[np.ndarray, "R F"]) -> float:
+        """Returns the error of a difference between two errors that the parameters leave open."""
+        new_2P = self.law.jacobian(loss_2F, self.theta_P)
+        return float(np.sqrt(self._parameter_variance(new_2P[:1] - new_2P[1:])[0]))
+
+    @property
+    def _free(self) -> int:
+        return max(len(self.error_R) - self.num_fitted, 1)
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of a run's error around the law."""
+        return float(np.sum(self.residual_R**2)) / self._free
+
+    def _parameter_variance(self, new_RP: Float[np.ndarray, "R P"]) -> Float[np.ndarray, " R"]:
+        """Returns the variances of sums of parameters, as the runs leave them."""
         jacobian_RP = self.law.jacobian(self.loss_RF, self.theta_P)
         scale_P = np.linalg.norm(jacobian_RP, axis=0) + np.finfo(float).tiny
         inverse_PP = np.linalg.pinv((jacobian_RP / scale_P).T @ (jacobian_RP / scale_P))
-        new_RP = self.law.jacobian(loss_RF, self.theta_P) / scale_P
-        leverage_R = np.einsum("rp,pq,rq->r", new_RP, inverse_PP, new_RP)
-        factor = float(t_distribution.ppf(0.5 + level / 2, free))
-        return factor * np.sqrt(variance * (1 + leverage_R))
+        scaled_RP = new_RP / scale_P
+        leverage_R = np.einsum("rp,pq,rq->r", scaled_RP, inverse_PP, scaled_RP)
+        return self.noise_variance * np.maximum(leverage_R, 0.0)
 
     def intervals(self, *, level: float = 0.9) -> tuple[ProfileInterval, ...]:
         """Returns the profile intervals of epsilon, k and gamma (the sum of the rates).
@@ -122,7 +146,7 @@ class SetsOut:
         """Returns the half width of an interval of a new set's bias: few sets, so Student's t."""
         count = len(self.names)
         spread = np.sqrt(np.mean(self.bias_S**2))
-        return float(spread * t_distribution.ppf(0.5 + level / 2, count - 1))
+        return float(spread * stdtrit(count - 1, 0.5 + level / 2))
 
 
 def fit_error(
@@ -141,7 +165,7 @@ def fit_error(
         weights: Weights of the losses in their mean; fitted where they are not given.
 
     Raises:
-        FitError: If there are no more runs than parameters.
+        FitError: If there are no more runs than parameters, or their losses are all alike.
     """
     law = ErrorLaw(losses=tuple(losses))
     weight_GF = np.eye(len(losses)) if weights is None else np.array([weights], float)
@@ -151,6 +175,11 @@ def fit_error(
         raise FitError(
             f"an error law of {fitted_RG.shape[1]} losses needs {fitted_RG.shape[1] + 2} runs,"
             f" but has {len(error_R)}"
+        )
+    if not np.ptp(fitted_RG.mean(axis=1)) > LEAST_SPREAD:
+        raise FitError(
+            f"an error law needs runs with different losses, but {', '.join(losses)} is the same"
+            f" in all {len(error_R)}"
         )
     best_P = _descend(fitted_RG, error_R)
     theta_P = np.concatenate([best_P[:2], best_P[2:] @ weight_GF])
@@ -217,7 +246,7 @@ def _profile(fit: ErrorFit, name: str, level: float) -> ProfileInterval:
     ]
     if free <= 0 or not low < value < high:
         return ProfileInterval(name=name, value=value, low=low, high=high, is_open=True)
-    limit = squares * (1 + float(f_distribution.ppf(level, 1, free)) / free)
+    limit = squares * (1 + float(fdtri(1, free, level)) / free)
     rate_V = np.geomspace(*RATE_BOUNDS, RATE_POINTS)
     if name == "gamma":
         inside_V = _solve_rates(loss_R, fit.error_R, rate_V)[2] <= limit

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import f as f_distribution
+from scipy.special import fdtri
 
 from mixlaw.errors import FitError
 from mixlaw.fit.power_solver import PowerProblem, polish, search_grid
@@ -260,7 +260,7 @@ class _Profile:
         weight_N = self.problem.weight_SR[seen_SR]
         score = float(np.sum(weight_N * np.minimum(size_N, self.problem.huber) ** 2)) / free
         inside = max(float(np.mean(size_N <= self.problem.huber)), 1 / len(size_N))
-        return self.objective + 0.5 * score / inside * float(f_distribution.ppf(level, 1, free))
+        return self.objective + 0.5 * score / inside * float(fdtri(1, free, level))
 
     def crossing(self, value: float, limit: float, threshold: float) -> float:
         """Returns where the profile rises above a threshold between a value and a limit."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from scipy.stats import t as t_distribution
+from scipy.special import stdtrit
 from threadpoolctl import threadpool_limits
 
 from mixlaw.errors import FitError
@@ -109,7 +109,7 @@ def fit_repetition(
             f" domain are {most:.2g}",
             do='give proxies less text ([design] match_repetition), or use law = "muennighoff"',
         )
-    threshold = float(t_distribution.ppf((1 + LEVEL) / 2, _freedom(losses))) ** 2
+    threshold = float(stdtrit(_freedom(losses), (1 + LEVEL) / 2)) ** 2
     with threadpool_limits(limits=1):
         profile = _profile(losses, supply_M, threshold)
     low, high, is_open = _interval(profile.tried_V, profile.rise_V, threshold)

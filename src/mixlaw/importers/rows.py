@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixlaw.errors import TableError
+from mixlaw.errors import MixlawError, TableError
 from mixlaw.importers.columns import Layout
 from mixlaw.importers.reading import RawTable, is_empty
-from mixlaw.observations import RUN_SCHEMA, decode_stages
+from mixlaw.observations import RUN_SCHEMA, decode_stages, mean_shares
 
 _EXACT = 1e-9
 
@@ -120,14 +120,18 @@ def _read_run(
             f" sums to {total:.6g}",
             do=_way_out(total, layout),
         )
-    exact = abs(total - 1) <= _EXACT
-    fields = layout.run_fields.items()
+    if abs(total - 1) > _EXACT:
+        shares = [share / total for share in shares]
+    known = {name: _known(table, name, column, row) for name, column in layout.run_fields.items()}
+    if isinstance(stages := known.get("stages"), str) and stages:
+        by_domain = dict(zip(layout.shares.columns, shares, strict=True))
+        _check_stages(table, row, stages, by_domain, tolerance)
     return SourceRun(
         run_id=_run_id(source, key),
         place=place,
-        shares=tuple(shares if exact else (share / total for share in shares)),
+        shares=tuple(shares),
         row_sum=total,
-        known={name: _known(table, name, column, row) for name, column in fields},
+        known=known,
     )
 
 
@@ -157,10 +161,7 @@ def _way_out(total: float, layout: Layout) -> str:
 def _known(table: RawTable, name: str, column: str, row: int) -> float | str | None:
     kind = RUN_SCHEMA.get(name)  # `tokens` is of the observations
     if kind is not None and not kind.is_numeric():
-        text = table.text(column, row)
-        if name == "stages" and text:
-            _check_stages(table, text, row)
-        return text
+        return table.text(column, row)
     number = table.number(column, row)
     if number is None:
         return None
@@ -173,11 +174,29 @@ def _known(table: RawTable, name: str, column: str, row: int) -> float | str | N
     return number
 
 
-def _check_stages(table: RawTable, text: str, row: int) -> None:
+def _check_stages(
+    table: RawTable, row: int, text: str, shares: Mapping[str, float], tolerance: float
+) -> None:
+    """Raises where a run's stages are none, or come to other shares than the run has."""
     try:
-        decode_stages(text)
-    except TableError as error:
+        stages = decode_stages(text)
+    except MixlawError as error:
         raise TableError(error.problem, where=table.where(row), do=error.do) from None
+    unknown = sorted({name for _, mixture in stages for name in mixture} - shares.keys())
+    if unknown:
+        raise TableError(
+            f"a run's stages must be of its domains, but {unknown[0]!r} is none",
+            where=table.where(row),
+            do=f"the columns of shares are of {', '.join(shares)}",
+        )
+    for (name, share), mean in zip(shares.items(), mean_shares(stages, [*shares]), strict=True):
+        if abs(share - mean) > tolerance:
+            raise TableError(
+                f"the shares of a run must be those of all its stages together, but that of"
+                f" {name!r} is {share:.4g} and its stages come to {mean:.4g}",
+                where=table.where(row),
+                do="give the shares of all tokens of the run, or correct `until` of the stages",
+            )
 
 
 def _read_losses(

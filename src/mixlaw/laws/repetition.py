@@ -27,7 +27,8 @@ from mixlaw.laws.base import MixingLaw
 
 PUBLISHED_CONSTANT = 15.388
 """R* of data in Muennighoff et al. 2023: models to 8.7B parameters on C4, one domain, to 1,500
-epochs. Up to 4 epochs cost little; beyond 16 or so nothing is gained."""
+epochs. Up to 4 epochs cost little, beyond 16 or so further ones are worth less and less, and at 40
+next to nothing."""
 OWN_PARAMETERS = ("token_loss", "token_exponent", "R*")
 """What a law of repeated text has beside the parameters of its mixing law."""
 BISECTIONS = 100

@@ -226,6 +226,10 @@ def _add_runs(
         nonnegative.add([column], [-1.0], 0.0, is_box=True)
     low.extend([0.0] * num_runs)
     high.extend([1.0] * num_runs)
+    if ball.limit == 0:  # a mean of runs itself: room of 0 would leave the cones no inside
+        for j in range(size):
+            zero.add([j, *weights], [1.0, *-runs_RM[:, j]], 0.0)
+        return
     first = len(low)
     for j in range(size):
         for sign in (1.0, -1.0):
@@ -252,6 +256,10 @@ def project(region: Region, r_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, "
     Raises:
         OptimizeError: The region is empty.
     """
+    if region.contains(r_M, ROUNDING):
+        nearby_M = clean(region, r_M)
+        if region.contains(nearby_M, 1e-12):
+            return nearby_M  # the program would have nothing to do, and its solver may give up
     return _minimize(region, np.ones(len(r_M)), -r_M)
 
 
@@ -267,7 +275,10 @@ def _minimize(
     P = sparse.csc_array(sparse.diags_array(diag_X))
     found = solve_cone(P, cost_X, form.A, form.b_Y, form.cones)
     if not found.is_solved:
-        raise OptimizeError("the constraints leave no mixture, or one that can't be found")
+        raise OptimizeError(
+            "the constraints leave no mixture, or one that can't be found",
+            do="loosen one of them a little",
+        )
     return clean(region, found.x[: len(cost_M)])
 
 

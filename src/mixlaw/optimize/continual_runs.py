@@ -19,7 +19,7 @@ from mixlaw.fit.ratio import RatioFit, checkpoint_noise, fit_ratio
 from mixlaw.laws.base import MixingLaw
 from mixlaw.laws.library import MIXING_LAWS
 from mixlaw.laws.mixing import ExponentialLaw
-from mixlaw.observations import LossTable, loss_table
+from mixlaw.observations import LossTable, constant_runs, loss_table
 from mixlaw.optimize.continual import CriticalProportion, find_critical
 from mixlaw.optimize.continual_path import PathFit, SharePath, fit_path
 from mixlaw.optimize.objective import WeightedLoss
@@ -133,10 +133,19 @@ def judge_continual(
         FitError: Too few shares were run, or runs of one size continue several models.
         TableError: A target is unknown, or no run has an observation.
     """
+    constant = constant_runs(runs)
+    notes: list[str] = []
+    if staged := runs.height - constant.height:
+        notes.append(f"{staged} runs whose mixture changes on the way are left out")
+    runs = constant
     sizes = _sizes(runs)
+    if len(sizes) > 1 and question.original_loss is not None:
+        raise OptimizeError(
+            f"one original loss can't be that of models of {len(sizes)} sizes",
+            do="import the losses of each original model as observations at step 0",
+        )
     checkpoints: list[Checkpoint] = []
     lines: list[PathFit] = []
-    notes: list[str] = []
     for params in sizes:
         of_size = runs if params is None else runs.filter(pl.col("params_non_embedding") == params)
         original_loss = _original_loss(of_size, runs, observations, question)
@@ -185,7 +194,8 @@ def _common_steps(runs: pl.DataFrame, observations: pl.DataFrame) -> list[int]:
     if not counts.height:
         raise FitError(
             "runs that continue a model must have a step in common at which they were observed",
-            do="train them with `mixlaw critical --train`, or import them with `mixlaw import`",
+            do="train them with `mixlaw critical --train`, or import them with `mixlaw import` and"
+            " a column of steps: losses at step 0 are those of the original model",
         )
     return sorted(counts["step"].to_list())
 
@@ -431,7 +441,7 @@ def _plain(found: CriticalProportion) -> dict[str, Any]:
 def _surroundings(answer: ContinualAnswer) -> list[str]:
     sentences: list[str] = []
     weak = answer.weak
-    if weak is not None and weak.noise is not None and weak.low is not None:
+    if weak and weak.noise and weak.share is not None and weak.low is not None:
         end = "on" if weak.high is None else f"to {weak.high:.1%}"
         sentences.append(
             f"with the noise of all checkpoints: {weak.low:.1%} {end}; {weak.noise.sentence}"

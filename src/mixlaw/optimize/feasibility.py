@@ -198,9 +198,13 @@ class _ElasticProgram:
 
 
 def _apart(region: Region) -> Region:
-    """Returns the region with floors a hair below equal caps, so that both keep their rows."""
+    """Returns the region with a hair's room where limits leave none, so that each has its row."""
     pairs = zip(region.floors, region.caps, strict=True)
-    return replace(region, floors=tuple(f - 1e-12 if f == c else f for f, c in pairs))
+    return replace(
+        region,
+        floors=tuple(f - 1e-12 if f == c else f for f, c in pairs),
+        distances=tuple(replace(b, limit=max(b.limit, 1e-12)) for b in region.distances),
+    )
 
 
 def _join(parts: list[str], word: str = "and") -> str:

@@ -23,6 +23,8 @@ LEVEL = 0.9
 """Level of all intervals of an optimum."""
 NOISES = 20
 """Misfits that are drawn for each bootstrap draw."""
+ROUNDING = 1e-9
+"""Differences below this share of the objective are rounding: losses that are all alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,7 @@ def bracket_loss(
     half = math.hypot(
         _quantile(misfit.freedom) * math.sqrt(variance),
         _seed_halfwidth(fit, weight_T, misfit.noise_variance),
+        objective.own_halfwidth(fit, r_M, level=LEVEL),
     )
     return LossInterval(
         value=value, low=middle - half, high=middle + half, notes=_notes(fit, weight_T, r_M)
@@ -114,6 +117,8 @@ def judge_gain(
     error_sd = max(misfit.difference_sd(base_M, r_M) for misfit in misfits)
     error_B = math.sqrt(misfits[0].inflation) * _draw_errors(fit, objective, base_M, chosen_BM)
     optimism, freedom = float(np.mean(error_B)), misfits[0].freedom
+    own_sd = objective.own_difference_sd(fit, r_M, base_M)
+    error_sd = math.hypot(error_sd, own_sd * math.sqrt(misfits[0].apart(base_M, r_M)))
     # The runs' variance is an estimate: its draws lie as far apart as Student's t has it.
     spread_B = (error_B - optimism) * _quantile(freedom) / _quantile(math.inf)
     # The same draws for every call: a verdict must not change between two reports of one study.
@@ -121,7 +126,8 @@ def judge_gain(
     noise_B = rng.standard_t(freedom, (NOISES, len(spread_B))) * error_sd
     possible = gain - optimism - spread_B + noise_B
     low, high = np.quantile(possible, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    verdict = "gain" if low > 0 else "loss" if high < 0 else "no evidence"
+    least = ROUNDING * float(np.max(np.abs(value_2)))
+    verdict = "gain" if low > least else "loss" if high < -least else "no evidence"
     return Gain(
         baseline=name,
         mixture=baseline,

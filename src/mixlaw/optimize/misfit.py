@@ -46,13 +46,17 @@ class Misfit:
     def difference_sd(
         self, one_M: Float[np.ndarray, " M"], other_M: Float[np.ndarray, " M"]
     ) -> float:
-        """Returns the standard deviation of the difference between two mixtures' misfits.
+        """Returns the standard deviation of the difference between two mixtures' misfits."""
+        variance = float(np.sum(self.variances(np.stack([one_M, other_M]))))
+        return math.sqrt(self.apart(one_M, other_M) * variance)
+
+    def apart(self, one_M: Float[np.ndarray, " M"], other_M: Float[np.ndarray, " M"]) -> float:
+        """Returns which share of two mixtures' misfits is each one's own.
 
         Within the spacing of the runs a misfit is shared in part: losses are smooth.
         """
         moved = float(np.abs(one_M - other_M).sum()) / 2
-        apart = min(1.0, moved / self.spacing) if self.spacing > 0 else 1.0
-        return math.sqrt(apart * float(np.sum(self.variances(np.stack([one_M, other_M])))))
+        return min(1.0, moved / self.spacing) if self.spacing > 0 else 1.0
 
 
 def measure_misfit(fit: FitResult, weight_T: Float[np.ndarray, " T"]) -> Misfit:

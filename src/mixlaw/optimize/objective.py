@@ -186,6 +186,22 @@ class Objective(ABC):
         """Returns what is minimized, under the fitted parameters."""
         return self.under(fit, fit.theta_TP)
 
+    def unit(self, loss_unit: str) -> str:
+        """Returns the objective's unit, given that of losses; `relative`: shares of a reference."""
+        return loss_unit
+
+    def own_halfwidth(self, fit: FitResult, r_M: Float[np.ndarray, " M"], *, level: float) -> float:
+        """Returns the half-width that a new run's value has even where its losses are known."""
+        del fit, r_M, level
+        return 0.0
+
+    def own_difference_sd(
+        self, fit: FitResult, one_M: Float[np.ndarray, " M"], other_M: Float[np.ndarray, " M"]
+    ) -> float:
+        """Returns the error of a difference of expected values where the losses are known."""
+        del fit, one_M, other_M
+        return 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedLoss(Objective):
@@ -273,6 +289,11 @@ class RelativeLoss(Objective):
     def describe(self) -> str:
         """Returns what is weighed against what."""
         return f"loss relative to the reference's: {describe_weights(self.weights)}"
+
+    def unit(self, loss_unit: str) -> str:
+        """Returns that it has none."""
+        del loss_unit
+        return "relative"
 
     def _row(self, fit: FitResult) -> Float[np.ndarray, " T"]:
         return WeightedLoss(self.weights, self.groups).row(fit)

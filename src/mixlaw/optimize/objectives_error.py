@@ -7,11 +7,13 @@ is not convex.
 Shape letters: R mixtures, M training domains, T targets, P parameters, A tasks.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtrit
 
 from mixlaw.errors import OptimizeError
 from mixlaw.fit.error import ErrorFit
@@ -73,17 +75,44 @@ class TaskError(Objective):
         rate_T = rate_row(fit, self.error_fit)
         offset = float(rate_T @ fit.level_shift_T)
         exponent = LossSum.weighted(fit.law, theta_TP, rate_T, offset=offset)
-        return ErrorOfLoss(
-            exponent, float(self.error_fit.theta_P[0]), float(self.error_fit.theta_P[1])
-        )
+        epsilon, k = map(float, self.error_fit.theta_P[:2])
+        return ErrorOfLoss(exponent, epsilon + self.error_fit.seed_shift, k)
 
     def weights_at(self, fit: FitResult, r_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, " T"]:
         """Returns what a nat of each loss costs, in error."""
         return self.under(fit, fit.theta_TP).slope(r_M) * rate_row(fit, self.error_fit)
 
+    def own_halfwidth(self, fit: FitResult, r_M: Float[np.ndarray, " M"], *, level: float) -> float:
+        """Returns the error law's: its noise, its parameters, and its bias on a new mixture."""
+        error_fit = self.error_fit
+        half = float(error_fit.half_width(self._losses(fit, r_M[None]), level=level)[0])
+        if not error_fit.set_freedom:
+            return half
+        return math.hypot(
+            half, float(stdtrit(error_fit.set_freedom, 0.5 + level / 2)) * error_fit.set_sd
+        )
+
+    def own_difference_sd(
+        self, fit: FitResult, one_M: Float[np.ndarray, " M"], other_M: Float[np.ndarray, " M"]
+    ) -> float:
+        """Returns the error law's: what its parameters leave open, and two mixtures' biases."""
+        loss_2F = self._losses(fit, np.stack([one_M, other_M]))
+        return math.hypot(
+            self.error_fit.difference_sd(loss_2F), math.sqrt(2) * self.error_fit.set_sd
+        )
+
+    def _losses(self, fit: FitResult, r_RM: Float[np.ndarray, "R M"]) -> Float[np.ndarray, "R F"]:
+        columns = [fit.targets.index(loss) for loss in self.error_fit.law.losses]
+        return fit.losses(r_RM)[:, columns]
+
     def describe(self) -> str:
         """Returns whose error it is."""
         return f"error on {self.task}"
+
+    def unit(self, loss_unit: str) -> str:
+        """Returns that of errors."""
+        del loss_unit
+        return "error"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,12 +179,13 @@ class WeightedErrors(Objective):
         rate_AT = np.stack([rate_row(fit, self.errors[task]) for task in tasks])
         counted_T = np.any(rate_AT != 0, axis=0)
         theta_A2 = np.stack([self.errors[task].theta_P[:2] for task in tasks])
+        shift_A = np.array([self.errors[task].seed_shift for task in tasks])
         return ErrorSum(
             law=fit.law,
             theta_TP=theta_TP[counted_T],
             shift_T=fit.level_shift_T[counted_T],
             rate_AT=rate_AT[:, counted_T],
-            epsilon_A=theta_A2[:, 0],
+            epsilon_A=theta_A2[:, 0] + shift_A,
             k_A=theta_A2[:, 1],
             weight_A=np.array([self.weights[task] / total for task in tasks]),
         )
@@ -170,9 +200,33 @@ class WeightedErrors(Objective):
         ]
         return np.sum(rows, axis=0)
 
+    def own_halfwidth(self, fit: FitResult, r_M: Float[np.ndarray, " M"], *, level: float) -> float:
+        """Returns the weighted sum of the error laws' own, as if their errors went together."""
+        return sum(share * one.own_halfwidth(fit, r_M, level=level) for share, one in self._each())
+
+    def own_difference_sd(
+        self, fit: FitResult, one_M: Float[np.ndarray, " M"], other_M: Float[np.ndarray, " M"]
+    ) -> float:
+        """Returns the weighted sum of the error laws' own, as if their errors went together."""
+        return sum(
+            share * one.own_difference_sd(fit, one_M, other_M) for share, one in self._each()
+        )
+
+    def _each(self) -> list[tuple[float, TaskError]]:
+        total = sum(self.weights.values())
+        return [
+            (weight / total, TaskError(task, self.errors[task]))
+            for task, weight in self.weights.items()
+        ]
+
     def describe(self) -> str:
         """Returns the weights of the tasks."""
         return f"weighted error: {describe_weights(self.weights)}"
+
+    def unit(self, loss_unit: str) -> str:
+        """Returns that of errors."""
+        del loss_unit
+        return "error"
 
 
 def rate_row(fit: FitResult, error_fit: ErrorFit) -> Float[np.ndarray, " T"]:

@@ -112,6 +112,10 @@ class WorstLoss(Objective):
         against = "" if self.reference is None else ", relative to the reference's losses"
         return f"the worst of {which}{against}"
 
+    def unit(self, loss_unit: str) -> str:
+        """Returns that of losses, or none where they are relative."""
+        return loss_unit if self.reference is None else "relative"
+
     def _rows(
         self, fit: FitResult, theta_TP: Float[np.ndarray, "T P"]
     ) -> tuple[Float[np.ndarray, "I T"], Float[np.ndarray, " I"]]:

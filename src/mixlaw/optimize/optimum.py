@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from mixlaw.domains import Domain, Scale
 from mixlaw.fit.result import FitResult
@@ -91,12 +91,20 @@ class Optimum:
     """Whether the run to be decided has another scale than the law is for."""
 
     @property
+    def objective_unit(self) -> str:
+        """Unit of the objective, its gains and prices: that of losses, `relative` or `error`."""
+        return self.objective.unit(self.unit)
+
+    @property
     def certificate(self) -> str:
         """What is proven about the optimum, in a sentence."""
         if not self.is_convex:
             count, agreeing = self.starts
             tried = f"; {agreeing} of {count} starts ended here" if count > 1 else ""
-            return f"not certified: the law is not convex, a lower mixture may lie elsewhere{tried}"
+            return (
+                "not certified: the objective is not convex under this law, a lower mixture may lie"
+                f" elsewhere{tried}"
+            )
         if self.gap > CERTIFIED_GAP:
             return f"not certified: a mixture could be {self.gap:.2g} lower under this law"
         return (
@@ -266,7 +274,7 @@ def _target_gains(
     """
     pair_2M = np.stack([baseline.array(), best.array()])
     loss_2T = fit.losses(pair_2M)
-    quantile = float(student.ppf((1 + LEVEL) / 2, max(fit.num_mixtures - 1, 1)))
+    quantile = float(stdtrit(max(fit.num_mixtures - 1, 1), (1 + LEVEL) / 2))
     found: dict[str, tuple[float, float, float]] = {}
     for i, weight_T in enumerate(np.eye(len(fit.targets))):
         half = quantile * expected_difference_sd(fit, weight_T, pair_2M)

@@ -105,18 +105,15 @@ def predict_savings(
     match_G = _matching_steps(curve.steps, curve.draws_BS, gain_G, pick_G)
     after = baseline_curve or curve
     longer, longer_low, longer_high = _longer(after, value, gain_G, rng)
+    low_step, high_step = _limits(match_G, curve.steps)
     if not math.isfinite(match):
-        is_early = value > 0
         note = (
-            f"the optimum has the baseline's last loss before step {curve.steps[0]}, the first at"
-            f" which the runs were observed: at least {steps - curve.steps[0]} of {steps} steps"
-            " are saved"
-            if is_early
+            _describe_early(match_G, curve.steps)
+            if value > 0
             else "the optimum is not predicted to reach the baseline's last loss within the steps"
             " of the runs: nothing is saved"
         )
         return _nothing(baseline, steps, note, longer=(longer, longer_low, longer_high))
-    low_step, high_step = _limits(match_G, curve.steps)
     per_step = curve.tokens_per_step
     saved = steps - match
     tokens = None if per_step is None else saved * per_step
@@ -234,6 +231,21 @@ def _limits(
     return (
         float(low) if math.isfinite(low) else None,
         float(high) if math.isfinite(high) else None,
+    )
+
+
+def _describe_early(match_G: Float[np.ndarray, " G"], steps: Sequence[int]) -> str:
+    """Returns what is saved at least where the loss is reached before the runs were observed."""
+    latest = float(np.sort(match_G)[int(LEVEL * len(match_G))])
+    sure = (
+        "that it saves nothing is within the error"
+        if latest == math.inf
+        else f"{steps[-1] - max(latest, steps[0]):.0f} with {LEVEL:.0%}"
+    )
+    return (
+        f"the optimum is predicted to have the baseline's last loss before step {steps[0]}, the"
+        f" first at which the runs were observed: at least {steps[-1] - steps[0]} of {steps[-1]}"
+        f" steps are saved ({sure})"
     )
 
 

@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm as normal
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from mixlaw.fit.result import FitResult
 from mixlaw.mixtures import Mixture
@@ -59,7 +58,7 @@ def judge_schedule(
     error_sd = max(misfit.difference_sd(baseline_X, best_X) for misfit in misfits)
     error_B = math.sqrt(misfits[0].inflation) * (promised_B - under_fit_B)
     optimism, freedom = float(np.mean(error_B)), misfits[0].freedom
-    reach = float(student.ppf((1 + LEVEL) / 2, freedom) / normal.ppf((1 + LEVEL) / 2))
+    reach = float(stdtrit(freedom, (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
     # The same draws for every call: a verdict must not change between two reports of one study.
     rng = np.random.default_rng(0)
     noise = rng.standard_t(freedom, (NOISE_DRAWS, len(error_B))) * error_sd

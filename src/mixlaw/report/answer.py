@@ -12,7 +12,7 @@ from mixlaw.report.numbers import (
     join_words,
 )
 from mixlaw.report.palette import clean_name
-from mixlaw.report.sentences import unit_words
+from mixlaw.report.sentences import objective_words, unit_words
 from mixlaw.report.tables import Cell, Table, header_cells
 
 MOST_ROWS = 8
@@ -37,9 +37,9 @@ def near_sentence(data: ReportData) -> str:
     ]
     noise = format_number(near.tolerance)
     text = (
-        f"Mixtures predicted within {noise} {unit_words(data)} of the optimum are practically as"
-        " good: that is one standard deviation of the error of a predicted difference between two"
-        " runs."
+        f"Mixtures predicted within {noise} {objective_words(data)} of the optimum are practically"
+        " as good: that is one standard deviation of the error of a predicted difference between"
+        " two runs."
     )
     if words:
         text += f" Among them a share can move far, if the others follow: {join_words(words)}."
@@ -54,7 +54,7 @@ def price_sentence(data: ReportData) -> str:
     if not prices:
         return "No constraint binds at a price: loosening one would gain nothing under the law."
     first = prices[0]
-    text = f"{_loosening(first)} would gain {_gain(first)} {unit_words(data)}"
+    text = f"{_loosening(first)} would gain {_gain(first)} {objective_words(data)}"
     binding = count_words(len(prices), "constraint binds", "constraints bind")
     return (
         f"{text[0].upper()}{text[1:]}, the optimum chosen anew. {binding} at a price. A price is"
@@ -70,7 +70,7 @@ def price_table(data: ReportData) -> Table | None:
         return None
     has_epochs = any(price.epoch_price is not None for price in prices)
     return Table(
-        caption=f"What binding constraints cost, in {unit_words(data)}"
+        caption=f"What binding constraints cost, in {objective_words(data).removeprefix('of ')}"
         + _shown(len(prices), "constraints"),
         columns=header_cells(
             "Constraint", "Loosened by", "gains", *(["per further epoch"] if has_epochs else [])
@@ -104,7 +104,7 @@ def rival_sentence(data: ReportData) -> str:
         f"{count} as well, within one standard error. The optimum that lies furthest off, of"
         f" {clean_name(furthest.law)}, differs by {format_percent(furthest.share_moved)} of the"
         f" tokens. If {clean_name(worst.law)} is right, this report's optimum is"
-        f" {_cost(worst.regret)} {unit_words(data)} worse than the best."
+        f" {_cost(worst.regret)} {objective_words(data)} worse than the best."
     )
 
 
@@ -143,7 +143,7 @@ def left_out_sentence(data: ReportData) -> str:
     )
     return (
         f"{text} The costliest one to lose, {_runs(dearest.run_ids)}, would make the choice"
-        f" {_cost(dearest.regret)} {unit_words(data)} worse, as the law of all runs sees"
+        f" {_cost(dearest.regret)} {objective_words(data)} worse, as the law of all runs sees"
         " it."
     )
 
@@ -190,12 +190,16 @@ def front_sentence(data: ReportData) -> str:
     if front is None:
         return ""
     first, last = front.points[0], front.points[-1]
+    beaten = (
+        "Under the law no allowed mixture is better than a dot in both."
+        if front.is_certified
+        else "That no mixture is better in both is not certified."
+    )
     return (
         f"From the best mixture for {clean_name(_target(front.first))} to the best for"
         f" {clean_name(_target(front.second))}: the former's loss rises by"
         f" {format_number(last.first[0] - first.first[0])}, the latter's falls by"
-        f" {format_number(first.second[0] - last.second[0])} {unit_words(data)}. No allowed mixture"
-        " lies below the curve, under the law."
+        f" {format_number(first.second[0] - last.second[0])} {unit_words(data)}. {beaten}"
     )
 
 

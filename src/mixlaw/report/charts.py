@@ -62,11 +62,12 @@ def draw_mixture(data: ReportData) -> str:
     with drawing(70 + 26 * len(names)) as (figure, axes):
         axes.barh(rows, share_M, height=0.62, color=best.colour, alpha=0.35, linewidth=0)
         ranges = np.array([optimum.proportion_range[name] for name in names])
+        axes.hlines(rows, ranges[:, 0], ranges[:, 1], color=best.colour, linewidth=2)
         if optimum.near_optimal is not None:
             limits = [optimum.near_optimal.shares[name] for name in names]
             near = np.array([(one.low, one.high) for one in limits])
             axes.hlines(rows, near[:, 0], near[:, 1], color=best.colour, linewidth=7, alpha=0.18)
-        axes.hlines(rows, ranges[:, 0], ranges[:, 1], color=best.colour, linewidth=2)
+            ranges = np.concatenate([ranges, near])
         axes.plot(share_M, rows, best.marker, color=best.colour, markersize=6.5)
         count = len(optimum.gains)
         for gain, shift in zip(optimum.gains, np.linspace(-0.2, 0.2, count), strict=True):

@@ -1,25 +1,53 @@
-"""The critical proportion in the report: a figure of the trade-off, and sentences.
+"""The critical proportion in the report: its figure, the trade-off, and sentences."""
 
-Whoever makes a page puts `draw_trade_off` and `critical_sentences` into it; neither reads a file.
-"""
+import math
 
 import numpy as np
 
 from mixlaw.optimize.continual_runs import ContinualAnswer
-from mixlaw.report.figures import drawing, find_limits, finish, set_plain_axis
-from mixlaw.report.palette import INK, MIXTURE_COLOURS, MUTED
+from mixlaw.report.numbers import format_share
+from mixlaw.report.palette import INK, MIXTURE_COLOURS, MUTED, clean_name
+from mixlaw.report.tables import Cell, Table, header_cells
 
 HEIGHT = 230
 """Of the figure, in CSS pixels."""
 BAND = 0.18
 """Opacity of intervals."""
+TRADE_OFF_ROWS = 6
+"""Shares in the table of the trade-off."""
 
 
 def critical_sentences(answer: ContinualAnswer) -> tuple[str, ...]:
     """Returns the answer as sentences of a page: a capital first, a full stop last."""
     return tuple(
-        f"{sentence[0].upper()}{sentence[1:]}." for sentence in answer.sentences() if sentence
+        clean_name(f"{sentence[0].upper()}{sentence[1:]}.")
+        for sentence in answer.sentences()
+        if sentence
     )
+
+
+def trade_off_table(answer: ContinualAnswer | None) -> Table | None:
+    """Returns old and new loss by the share of original data; None: no new loss is asked for."""
+    curve = None if answer is None else answer.trade_off
+    if curve is None:
+        return None
+    rows = np.linspace(0, len(curve.share_S) - 1, TRADE_OFF_ROWS).round().astype(int)
+    return Table(
+        caption=f"What the old loss costs the new one, with {curve.level:.0%} intervals",
+        columns=header_cells("Original data", "old loss", "new loss"),
+        rows=tuple(
+            (
+                Cell(text=format_share(float(curve.share_S[i]))),
+                Cell(text=_loss_words(float(curve.old_S[i]), float(curve.old_half_S[i]))),
+                Cell(text=_loss_words(float(curve.new_S[i]), float(curve.new_half_S[i]))),
+            )
+            for i in rows
+        ),
+    )
+
+
+def _loss_words(loss: float, half: float) -> str:
+    return f"{loss:.4f}" if math.isnan(half) else f"{loss:.4f} ± {half:.4f}"
 
 
 def draw_trade_off(answer: ContinualAnswer) -> str:
@@ -28,6 +56,9 @@ def draw_trade_off(answer: ContinualAnswer) -> str:
     The original loss is a line across, the critical proportion and its interval stand on it; the
     runs are marks.
     """
+    # Drawing takes a second to import, which a report without such runs must not pay.
+    from mixlaw.report.figures import drawing, find_limits, finish, set_plain_axis
+
     line, found = answer.line, answer.critical
     share_S = np.linspace(max(0.0, line.run_shares[0] - 0.05), min(1.0, line.run_shares[-1] + 0.05))
     old_S = line.losses(share_S)

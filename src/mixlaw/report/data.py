@@ -8,6 +8,7 @@ import polars as pl
 from mixlaw.domains import Domain, Scale
 from mixlaw.fit import FitResult
 from mixlaw.optimize import Optimum
+from mixlaw.optimize.continual_runs import ContinualAnswer
 from mixlaw.optimize.pareto import ParetoFront
 from mixlaw.optimize.schedule import ScheduleOptimum
 from mixlaw.selection import HoldoutScore, LawChoice
@@ -65,6 +66,8 @@ class ReportData:
     """The law at the scale that is decided, where that is another than the runs'; None: `fit`."""
     schedule: ScheduleOptimum | None = None
     """The best mixture for each stage; None: no run changes its mixture on the way."""
+    critical: ContinualAnswer | None = None
+    """How much original data a model that goes on keeps; None: it isn't asked."""
     front: ParetoFront | None = None
     """The trade-off between the two targets that count most; None: there are no two."""
     made_from: str

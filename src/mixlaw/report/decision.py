@@ -142,8 +142,3 @@ def measured_losses(verified: VerifiedMixture) -> dict[str, float]:
         target: float(np.mean(values)) if values else math.nan
         for target, values in verified.target_measured.items()
     }
-
-
-def weighted_sum(data: ReportData, losses: dict[str, float]) -> float:
-    """Returns the objective of losses by target."""
-    return sum(weight * losses[t] for t, weight in target_weights(data).items())

@@ -19,6 +19,7 @@ from mixlaw.report.answer import (
     rival_table,
 )
 from mixlaw.report.cautions import cautions
+from mixlaw.report.critical import critical_sentences, draw_trade_off, trade_off_table
 from mixlaw.report.data import ReportData
 from mixlaw.report.decision import comparisons, decide
 from mixlaw.report.downstream import (
@@ -107,6 +108,7 @@ def render_report(data: ReportData) -> str:
         mixture_figure=charts.draw_mixture(data),
         front_figure=draw_front(data) if data.front else None,
         schedule_figure=draw_schedule(data.schedule) if data.schedule else None,
+        critical_figure=draw_trade_off(data.critical) if data.critical else None,
         measured_figure=verification and charts.draw_measured(data, verification),
         race_figure=verification and charts.draw_race(data, verification),
         prediction_panels=charts.draw_predictions(data),
@@ -136,6 +138,7 @@ def _words(data: ReportData) -> Mapping[str, Any]:
         "heldout": heldout_sentence(data),
         "downstream": downstream_sentences(data),
         "schedule": schedule_sentences(data),
+        "critical": critical_sentences(data.critical) if data.critical else (),
         "cautions": cautions(data),
         "certificate": _sentence(data.optimum.certificate),
         "laws": fitted_laws(data),
@@ -169,6 +172,7 @@ def _tables(data: ReportData) -> Mapping[str, Any]:
         "target_table": target_table(data),
         "price_table": price_table(data),
         "schedule_table": schedule_table(data),
+        "trade_off_table": trade_off_table(data.critical),
         "rival_table": rival_table(data),
         "left_out_table": left_out_table(data),
         "comparison_table": comparison_table(data) if has_test and comparisons(data) else None,

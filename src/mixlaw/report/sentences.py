@@ -3,7 +3,7 @@
 import math
 
 from mixlaw.mixtures import Mixture
-from mixlaw.optimize import Gain, WeightedLoss
+from mixlaw.optimize import Gain, MeanPlusSpread, TailLoss, WeightedLoss
 from mixlaw.optimize.baselines import TEMPERATURE
 from mixlaw.report.data import ReportData
 from mixlaw.report.decision import (
@@ -14,7 +14,6 @@ from mixlaw.report.decision import (
     is_decisive,
     missed_mixtures,
     predicted_losses,
-    weighted_sum,
 )
 from mixlaw.report.numbers import (
     count_words,
@@ -34,12 +33,19 @@ _UNITS = {
     "nats_per_token": "nats per token",
     "bits_per_byte": "bits per byte",
     "error": "of error",
+    "relative": "of the reference's loss",
 }
 
 
 def unit_words(data: ReportData) -> str:
     """Returns the unit of all losses."""
     unit = data.fit.table.unit
+    return _UNITS.get(unit, clean_name(unit))
+
+
+def objective_words(data: ReportData) -> str:
+    """Returns the unit of the objective, of its gains and of prices."""
+    unit = data.optimum.objective.unit(data.fit.table.unit)
     return _UNITS.get(unit, clean_name(unit))
 
 
@@ -93,7 +99,7 @@ def _reason(data: ReportData, decision: Decision) -> str:
             f"There is no evidence of a gain: trained with {seeds}, the law's optimum ended"
             f" {value} {unit} {side} {label}, within the noise of seeds ({limits})."
         )
-    gain = data.optimum.gain_over(decision.baseline)
+    gain, unit = data.optimum.gain_over(decision.baseline), objective_words(data)
     value, limits = _difference(gain.value, gain.low, gain.high, data.optimum.level)
     if decision.verdict == "gain":
         where = "at the scale of the small runs, " if data.is_extrapolated else ""
@@ -183,9 +189,10 @@ def certainty_sentence(data: ReportData) -> str:
     """Returns the predicted gain over the first baseline, and the verdict."""
     optimum = data.optimum
     error = interval_error(optimum.loss_low, optimum.loss_high)
+    limits = format_interval(optimum.loss_low, optimum.loss_high)
     loss = (
-        f"The law predicts {format_number(optimum.loss, error)} {unit_words(data)} for its optimum"
-        f" ({optimum.level:.0%} interval {format_interval(optimum.loss_low, optimum.loss_high)})"
+        f"The law predicts {format_number(optimum.loss, error)} {objective_words(data)} for its"
+        f" optimum ({optimum.level:.0%} interval {limits})"
     )
     if not optimum.gains:
         return f"{loss}. There is no baseline, so there is no gain to state."
@@ -221,21 +228,33 @@ def gain_words(data: ReportData, gain: Gain) -> str:
     """Returns a predicted gain in the unit, in bits per byte where known, and in percent."""
     value, limits = _difference(gain.value, gain.low, gain.high, data.optimum.level)
     side = "below" if gain.value >= 0 else "above"
-    also = [f"{percent_of_loss(data, gain)} of its loss"]
+    also = [f"{percent_of_loss(data, gain)} of its {loss_word(data)}"]
     bits = gain_in_bits(data, gain)
     if bits is not None:
         also.insert(0, f"{bits} bits per byte")
     return f"{value} {side} {mixture_label(gain.baseline)} ({limits}; {', '.join(also)})."
 
 
+def loss_word(data: ReportData) -> str:
+    """Returns what the objective is called beside a number."""
+    return "error" if data.optimum.objective_unit == "error" else "loss"
+
+
 def percent_of_loss(data: ReportData, gain: Gain) -> str:
     """Returns a predicted difference in percent of the baseline's loss, without its sign."""
-    base = weighted_sum(data, predicted_losses(data, gain.mixture))
+    # The baseline's own value; a relative objective is a share of a loss already.
+    is_relative = data.optimum.objective_unit == "relative"
+    base = 1.0 if is_relative else data.optimum.loss + gain.value
     return format_percent(abs(gain.value) / base, interval_error(gain.low, gain.high) / base)
 
 
 def gain_in_bits(data: ReportData, gain: Gain) -> str | None:
-    """Returns a predicted difference in bits per byte, without its sign; None: not known."""
+    """Returns a predicted difference in bits per byte, without its sign; None: not known.
+
+    Only a weighted loss has one: of the worst of several, two mixtures have different ones.
+    """
+    if not isinstance(data.optimum.objective, WeightedLoss | TailLoss | MeanPlusSpread):
+        return None
     best = predicted_losses(data, data.optimum.mixture)
     base = predicted_losses(data, gain.mixture)
     bits = bits_per_byte(data, {target: base[target] - best[target] for target in base})

@@ -30,7 +30,13 @@ from mixlaw.report.palette import (
     mixture_label,
     mixture_styles,
 )
-from mixlaw.report.sentences import gain_in_bits, percent_of_loss, unit_words
+from mixlaw.report.sentences import (
+    gain_in_bits,
+    loss_word,
+    objective_words,
+    percent_of_loss,
+    unit_words,
+)
 from mixlaw.verify import OPTIMUM, Comparison
 
 UNKNOWN = "not known"
@@ -161,7 +167,7 @@ def _supply(domain: Domain | None, name: str, share: float, data: ReportData) ->
 
 def gain_table(data: ReportData) -> Table:
     """Returns the predicted gain over each baseline."""
-    styles, unit = mixture_styles(data), unit_words(data)
+    styles, unit = mixture_styles(data), objective_words(data).removeprefix("of ")
     has_bits = any(gain_in_bits(data, gain) is not None for gain in data.optimum.gains)
     has_savings = any(s.steps_saved is not None for s in data.optimum.savings.values())
     rows: list[tuple[Cell, ...]] = []
@@ -186,7 +192,7 @@ def gain_table(data: ReportData) -> Table:
             f"Gain, {unit}",
             f"{data.optimum.level:.0%} interval",
             *(["bits per byte"] if has_bits else []),
-            "of its loss",
+            f"of its {loss_word(data)}",
             *(["steps saved"] if has_savings else []),
             "Verdict",
         ),

@@ -66,8 +66,14 @@ class DownstreamFit:
 
     @property
     def error_fits(self) -> dict[str, ErrorFit]:
-        """The error law of each task, over targets of the mixing law."""
-        return {link.task: link.fit for link in self.links}
+        """The error law of each task, over targets of the mixing law.
+
+        They know of the seeds, and of their bias on a mixture that they have not seen.
+        """
+        return {
+            link.task: _with_bias(self.table, link, float(self.seeds.shift_J[k]))
+            for k, link in enumerate(self.links)
+        }
 
     @property
     def is_end_to_end(self) -> bool:
@@ -243,6 +249,24 @@ def with_mean(
 ) -> Float[np.ndarray, "R J"]:
     """Returns the tasks' columns and their weighted mean."""
     return np.concatenate([value_RK, value_RK @ weight_K[:, None]], axis=1)
+
+
+def _with_bias(table: TaskTable, link: TaskLink, seed_shift: float) -> ErrorFit:
+    """Returns a task's error law with what its left-out sets say, less the noise of their runs."""
+    last_N = table.is_last_N & np.isfinite(link.residual_N)
+    names, set_N, count_S = np.unique(
+        np.array(table.sets)[last_N], return_inverse=True, return_counts=True
+    )
+    if len(names) < 2:
+        return replace(link.fit, seed_shift=seed_shift)
+    bias_S = np.bincount(set_N, link.residual_N[last_N]) / count_S
+    own = link.fit.noise_variance * float(np.mean(1 / count_S))
+    return replace(
+        link.fit,
+        seed_shift=seed_shift,
+        set_sd=math.sqrt(max(float(np.mean(bias_S**2)) - own, 0.0)),
+        set_freedom=len(names) - 1,
+    )
 
 
 def _describe(chain: DownstreamFit) -> Iterator[str]:

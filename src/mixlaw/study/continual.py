@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from mixlaw.config import ContinualSection
-from mixlaw.errors import StudyError
+from mixlaw.errors import MixlawError, StudyError
 from mixlaw.fit.continual import NoisePrior
 from mixlaw.fit.law import find_law
 from mixlaw.laws.base import MixingLaw
@@ -87,6 +87,19 @@ def answer_critical(study: "Study", options: CriticalOptions | None = None) -> C
     return judge_continual(runs, observations, question)
 
 
+def reported_critical(study: "Study") -> ContinualAnswer | None:
+    """Returns the critical proportion that a report shows; None: it isn't asked, or not answered.
+
+    It is asked where `[continual]` names the original data.
+    """
+    if not study.config.continual.original:
+        return None
+    try:
+        return answer_critical(study)
+    except MixlawError:  # a report of everything else is worth having
+        return None
+
+
 def train_critical(
     study: "Study",
     options: CriticalOptions | None = None,
@@ -130,7 +143,9 @@ def plan_critical(study: "Study", section: ContinualSection) -> tuple[PlannedRun
     new = section.new or tuple(name for name in question.names if name not in original)
     old_mixture, new_mixture = (_part(section, names, question.names) for names in (original, new))
     seed = question.config.design.seed
-    start = keep_checkpoint(section.checkpoint, study.path) if section.checkpoint else None
+    start = (
+        keep_checkpoint(study.path / section.checkpoint, study.path) if section.checkpoint else None
+    )
     tokens = section.tokens or question.config.proxies.tokens / 2
     steps = whole_steps(tokens, None, base.tokens_per_step)
     runs = plan_continual(
@@ -195,10 +210,13 @@ def _trained_tables(
         return None
     rows = [row for row in study.store.rows() if row.status == "done"]
     continued = [row.spec for row in rows if row.spec.start is not None and row.role in ROLES]
-    if study.corpus is not None and section.original:
+    if not continued:
+        return None
+    given = study.path / section.checkpoint
+    if study.corpus is not None and section.original and given.exists():
         planned = plan_critical(study, section)[-1].spec
         continued = [spec for spec in continued if is_alike(spec, planned)]
-    elif continued:  # nothing can be trained now: the last ones count
+    else:  # nothing can be trained now: the last ones count
         continued = [spec for spec in continued if spec.start == continued[-1].start]
     if not continued:
         return None

@@ -16,6 +16,7 @@ from mixlaw.selection.downstream import (
 )
 from mixlaw.selection.downstream_score import score_held_out, score_left_out
 from mixlaw.selection.downstream_summary import Downstream
+from mixlaw.study.scaled import find_point
 
 if TYPE_CHECKING:
     from mixlaw.study.folder import Study
@@ -90,7 +91,7 @@ def study_downstream(
         left_out=score_left_out(chain),
         held_out=score_held_out(chain, runs, observations),
         prediction=predict_downstream(chain, mixtures) if mixtures else None,
-        notes=chain.notes,
+        notes=(*chain.notes, *_scale_note(study, chain)),
     )
 
 
@@ -107,6 +108,17 @@ def reported_downstream(study: "Study", mixtures: Sequence[Mixture]) -> Downstre
         return study_downstream(study, mixtures)
     except FitError:
         return None
+
+
+def _scale_note(study: "Study", chain: DownstreamFit) -> tuple[str, ...]:
+    """Returns what is to be said where another scale than the runs' is asked about."""
+    point, _, is_out_of_reach = find_point(chain.fit, *study.fitted_tables(), study.question)
+    if point is None and not is_out_of_reach:
+        return ()
+    return (
+        "task errors are those of runs as large and as long as the fitted ones, not of the scale in"
+        " mixlaw.toml",
+    )
 
 
 def _for_all(table: TaskTable, losses: Sequence[str] | None) -> dict[str, Sequence[str]] | None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from mixlaw.config import Config
 from mixlaw.errors import ConfigError, FitError, StudyError
 from mixlaw.fit import FitResult
-from mixlaw.fit.error import ErrorFit
 from mixlaw.mixtures import Mixture
 from mixlaw.optimize import Optimum, optimize_mixture
 from mixlaw.optimize.objective import Objective, WeightedLoss
 from mixlaw.optimize.pareto import ParetoFront, pareto_front
 from mixlaw.optimize.savings import Savings
 from mixlaw.selection import LawChoice
+from mixlaw.selection.downstream import DownstreamFit
 from mixlaw.study.question import Question
 from mixlaw.study.scaled import ScaledFit, fit_at_question, repetition_cautions, savings_of
-from mixlaw.study.tokens import describe_tokens
+from mixlaw.study.tokens import describe_tokens, proxy_scale_tokens
 
 if TYPE_CHECKING:
     from mixlaw.study.folder import Progress, Study
@@ -37,6 +37,8 @@ class Asked:
     choice: LawChoice | None
     """Why it is that law; None: it was named, or the fit is one over scales."""
     objective: Objective
+    task_notes: tuple[str, ...] = ()
+    """What is to be said of the error law, where a task's error is minimized."""
 
     @property
     def fit(self) -> FitResult:
@@ -62,7 +64,8 @@ def ask(
     fit = study.fit(on_progress=on_progress)
     question = study.question if config is None else replace(study.question, config=config)
     task = question.config.objective.task
-    objective = question.goal(fit.targets, _task_errors(study, task) if task else None)
+    chain = _task_chain(study, task) if task else None
+    objective = question.goal(fit.targets, None if chain is None else chain.error_fits)
     scaled = fit_at_question(fit, *study.fitted_tables(), question, study.corpus)
     return Asked(
         question=question,
@@ -70,17 +73,25 @@ def ask(
         scaled=scaled,
         choice=study.choice() if scaled.fit is fit else None,
         objective=objective,
+        task_notes=() if chain is None else chain.notes,
     )
 
 
-def _task_errors(study: "Study", task: str) -> Mapping[str, ErrorFit]:
-    """Returns the fitted error law of a study's task.
+def fit_for_question(study: "Study") -> tuple[FitResult, tuple[str, ...]]:
+    """Returns the law for the run that a study is to decide, and what was done to get it."""
+    fit, question = study.fit(), study.question
+    scaled = fit_at_question(fit, *study.fitted_tables(), question, study.corpus)
+    return scaled.fit, (*scaled.sentences, *describe_tokens(question))
+
+
+def _task_chain(study: "Study", task: str) -> DownstreamFit:
+    """Returns the chain from mixtures to the error of a study's task.
 
     Raises:
         ConfigError: The study has no errors of that task.
     """
     try:
-        return study.downstream_fit(tasks=[task]).error_fits
+        return study.downstream_fit(tasks=[task])
     except (FitError, StudyError) as error:
         raise ConfigError(
             f"the error of the task {task!r} can't be minimized: {error.problem}",
@@ -109,13 +120,14 @@ def optimize_study(
         baselines=question.all_baselines,
         choice=asked.choice,
     )
-    moved = tuple(
-        f"floors or caps don't allow the {name} mixture: the closest one that they allow is"
-        " compared with"
-        for name in question.moved_baselines
-    )
     repeats = repetition_cautions(best, asked.own_fit, question, study.corpus)
-    notes = (*asked.scaled.sentences, *moved, *repeats, *describe_tokens(question))
+    notes = (
+        *asked.task_notes,
+        *asked.scaled.sentences,
+        *question.baseline_notes,
+        *repeats,
+        *describe_tokens(question),
+    )
     return replace(
         best,
         notes=tuple(dict.fromkeys((*best.notes, *notes))),
@@ -132,8 +144,11 @@ def _savings(study: "Study", asked: Asked, best: Optimum) -> Mapping[str, Saving
     sizes: list[float] = runs["params_non_embedding"].drop_nulls().unique().to_list()
     if params is None and len(sizes) == 1:
         params = sizes[0]
+    factor = 1.0 if scale is None else scale.tokens / proxy_scale_tokens(asked.question)
     try:
-        return savings_of(best, asked.scaled, runs, observations, params=params)
+        return savings_of(
+            best, asked.scaled, runs, observations, params=params, token_factor=factor
+        )
     except FitError:
         return {}
 

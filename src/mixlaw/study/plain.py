@@ -32,6 +32,7 @@ def to_plain(value: object) -> Any:
         if isinstance(value, Optimum):
             plain["certificate"] = value.certificate
             plain["verdict"] = value.verdict
+            plain["objective_unit"] = value.objective_unit
         if isinstance(value, ShadowPrice):
             plain["sentence"] = value.sentence("in the objective's unit")
         if isinstance(value, LawOptimum):

@@ -238,15 +238,35 @@ class Question:
         return distinct
 
     @property
-    def moved_baselines(self) -> tuple[str, ...]:
-        """Baselines that floors or caps don't allow: the closest allowed mixture stands in."""
-        free = CappedSimplex.of(self.names)
-        wanted = baseline_mixtures(self.domains, free, reference=self.reference)
-        return tuple(
-            name
-            for name, mixture in self.baselines.items()
-            if mixture.mixture_id != wanted[name].mixture_id
+    def baseline_notes(self) -> tuple[str, ...]:
+        """What was made of the baselines, in sentences.
+
+        Where floors or caps don't allow one, the closest allowed mixture stands in; one that is the
+        same mixture as an earlier one is not shown twice.
+        """
+        shown = self.all_baselines
+        free, allowed = (
+            baseline_mixtures(
+                self.domains,
+                simplex,
+                reference=self.reference,
+                scale=self.scale,
+                temperature=TEMPERATURE,
+            )
+            for simplex in (CappedSimplex.of(self.names), self.allowed)
         )
+        notes = [
+            f"floors or caps don't allow the {name} mixture: the closest one that they allow is"
+            " compared with"
+            for name, mixture in shown.items()
+            if mixture.mixture_id != free[name].mixture_id
+        ]
+        for name, mixture in allowed.items():
+            if name not in shown:
+                pairs = shown.items()
+                same = next(one for one, its in pairs if its.mixture_id == mixture.mixture_id)
+                notes.append(f"the {name} mixture is the {same} one here, so it has no row")
+        return tuple(notes)
 
     def objective(self, targets: Sequence[str]) -> WeightedLoss:
         """Returns the weighted loss: the weights that are given, else all training domains alike.
@@ -311,7 +331,8 @@ class Question:
         """
         given, allowed = self.config.constraints, self.allowed
         supply = self.supply
-        needs_reference = given.kl_to_reference or given.l1_to_reference
+        limits = (given.kl_to_reference, given.l1_to_reference)
+        needs_reference = any(limit is not None for limit in limits)
         reference = self.compared_reference if needs_reference else None
         if needs_reference and reference is None:
             raise ConfigError(
@@ -325,8 +346,17 @@ class Question:
         return Constraints(
             domains=self.domains,
             # What the token supply allows is the region's own to know, at its scale.
-            caps={name: cap for name, cap in caps if cap < supply[name] and name not in fixed},
-            floors={name: floor for name, floor in floors if floor > 0 and name not in fixed},
+            # A fixed share may leave what the runs have seen, but not what is asked for beside it.
+            caps={
+                name: given.cap[name] if name in fixed else cap
+                for name, cap in caps
+                if (name in given.cap if name in fixed else cap < supply[name])
+            },
+            floors={
+                name: given.floor[name] if name in fixed else floor
+                for name, floor in floors
+                if (name in given.floor if name in fixed else floor > 0)
+            },
             groups=group_bounds(given, self.names, where=CONSTRAINTS),
             fixed=fixed,
             reference=reference,
@@ -350,7 +380,7 @@ def find_conversion(config: Config, counted: Mapping[str, Domain]) -> ShareConve
     """Returns how shares convert between the corpus' tokenizer and the target's; None: not at all.
 
     It takes a [scale] (whose tokens are the target tokenizer's) and `bytes_per_token` of every
-    domain, and a difference between the two that is more than a common factor.
+    domain, and that the two tokenizers differ.
     """
     given = {domain.name: domain.bytes_per_token for domain in config.domains}
     target = {name: value for name, value in given.items() if value is not None}

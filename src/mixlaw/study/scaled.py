@@ -82,7 +82,7 @@ def fit_at_question(
     Raises:
         MixlawError: The law can't be fitted again.
     """
-    point, sentences, is_extrapolated = _find_point(fit, runs, observations, question)
+    point, sentences, is_extrapolated = find_point(fit, runs, observations, question)
     repeats = _find_repeats(fit, runs, observations, question, corpus)
     share_map = _proxy_map(fit, question, corpus, repeats)
     losses = None
@@ -114,6 +114,7 @@ def savings_of(
     observations: pl.DataFrame,
     *,
     params: float | None = None,
+    token_factor: float = 1.0,
 ) -> dict[str, Savings]:
     """Returns what an optimum saves against each baseline.
 
@@ -123,6 +124,7 @@ def savings_of(
         runs: The fitted runs.
         observations: Their losses at all steps.
         params: Parameters of the run that is to be decided, without embeddings.
+        token_factor: The target tokenizer's tokens in one of the runs'.
     """
     fit = scaled.curve_fit
     mixtures = {"": best.mixture, **{gain.baseline: gain.mixture for gain in best.gains}}
@@ -134,6 +136,8 @@ def savings_of(
             for name, mixture in mixtures.items()
         }
     losses = scaled.losses or read_step_losses(fit, runs, observations)
+    if losses.tokens_per_step is not None:
+        losses = replace(losses, tokens_per_step=losses.tokens_per_step * token_factor)
     curves = predict_step_curves(fit, losses, mixtures, best.weights)
     params = None if scaled.is_extrapolated else params
     found = {
@@ -170,9 +174,7 @@ def repetition_cautions(
     """
     if question.scale is None or fit.table.tokens is None:
         return ()
-    supply_M = supply_array(fit.domains, _proxy_supply(question, corpus))
-    r_RM = _rows(fit.table.r_RM, fit.domains, question.conversion, to_proxy=True)
-    epochs_M = np.max(r_RM * fit.table.tokens / supply_M, axis=0)
+    epochs_M = _proxy_epochs(fit, question, corpus)
     return compare_epochs(
         best.mixture,
         _tokens(question.domains),
@@ -181,7 +183,7 @@ def repetition_cautions(
     )
 
 
-def _find_point(
+def find_point(
     fit: FitResult, runs: pl.DataFrame, observations: pl.DataFrame, question: Question
 ) -> tuple[ScalePoint | None, tuple[str, ...], bool]:
     """Returns where the law is wanted, what is to be said of it, and whether it is out of reach."""
@@ -214,12 +216,15 @@ def _find_repeats(
     law = question.config.repetition.law
     if law == "none":
         return None
-    if not _can_repeat(question):
+    if not _can_repeat(question) and _proxy_epochs(fit, question, corpus).max() <= 1:
         return _Repeats(
             constant=PUBLISHED_CONSTANT,
             fitted=None,
             token_loss=None,
-            sentences=("no allowed mixture repeats a domain: repetition changes nothing",),
+            sentences=(
+                "neither the runs nor any allowed mixture repeat a domain: repetition changes"
+                " nothing",
+            ),
         )
     supply = _known(_proxy_supply(question, corpus))
     theirs = convert_runs(runs, question.conversion, to_proxy=True)
@@ -262,6 +267,17 @@ def _can_repeat(question: Question) -> bool:
         and caps[domain.name] * tokens > domain.available_tokens * (1 + 1e-9)
         for domain in question.domains
     )
+
+
+def _proxy_epochs(
+    fit: FitResult, question: Question, corpus: Corpus | None
+) -> Float[np.ndarray, " M"]:
+    """Returns the most epochs of each domain in any fitted run; 0 where they are not known."""
+    if fit.table.tokens is None:
+        return np.zeros(len(fit.domains))
+    supply_M = supply_array(fit.domains, _proxy_supply(question, corpus))
+    r_RM = _rows(fit.table.r_RM, fit.domains, question.conversion, to_proxy=True)
+    return np.max(r_RM * fit.table.tokens / supply_M, axis=0)
 
 
 def _proxy_map(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mixlaw.domains import Domain, Scale
-from mixlaw.errors import FitError, StudyError
+from mixlaw.errors import MixlawError, StudyError
 from mixlaw.exporters import export_mixture
 from mixlaw.files import write_atomic
 from mixlaw.fit.fitted_runs import FITTED_ROLES
@@ -25,6 +25,7 @@ from mixlaw.selection.schedules import ScheduleScore, score_schedules
 from mixlaw.study.artefacts import save_json, table_hash
 from mixlaw.study.imported import read_imported
 from mixlaw.study.plain import to_plain
+from mixlaw.study.tokens import target_shares
 from mixlaw.study.training import base_spec, is_alike, make_plan
 
 if TYPE_CHECKING:
@@ -159,10 +160,10 @@ def answer_schedule(
 
 
 def reported_schedule(study: "Study") -> ScheduleOptimum | None:
-    """Returns the schedule that a report shows; None: no runs have stages, or too few."""
+    """Returns the schedule that a report shows; None: too few runs have stages, or no answer."""
     try:
         return answer_schedule(study).optimum
-    except (StudyError, FitError):
+    except MixlawError:  # a report of everything else is worth having
         return None
 
 
@@ -207,6 +208,7 @@ def plan_staged(study: "Study") -> tuple[PlannedRun, ...]:
             do="lower `runs` and `holdout` of [schedule], or raise `mixtures` of [design]",
         )
     fractions = schedule_fractions(study)
+    mixtures = tuple(question.proxy_mixture(mixture) for mixture in mixtures)
     schedules = sample_schedules(mixtures, stages=len(fractions), seed=seed)
     others = sample_schedules(mixtures, stages=len(fractions), seed=seed + HOLDOUT_SEED_STEP)
     return plan_schedules(
@@ -257,6 +259,7 @@ def schedule_tables(study: "Study") -> tuple[pl.DataFrame, pl.DataFrame]:
         ]
         runs, observations = read_tables(study.store, study.runs_folder)
         runs = runs.filter(pl.col("run_id").is_in(current))
+        runs = target_shares(runs, study.config, study.corpus)
         parts.append((runs, observations.join(runs, on="run_id", how="semi")))
     parts = [part for part in parts if part[0].height]
     runs = (

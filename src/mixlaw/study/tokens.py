@@ -104,9 +104,10 @@ def token_limits(question: Question, corpus: Corpus) -> dict[str, int]:
     if not question.config.design.match_repetition or question.config.scale is None:
         return {}
     shorter = question.proxy_scale.tokens / proxy_scale_tokens(question)
+    on_corpus = {domain.name for domain in corpus.domains}
     limits: dict[str, int] = {}
     for domain in question.domains:
-        if domain.available_tokens is None:
+        if domain.available_tokens is None or domain.name not in on_corpus:
             continue
         on_hand = corpus.domain(domain.name).train_tokens
         supply = domain.available_tokens
@@ -143,8 +144,12 @@ def describe_limits(question: Question, corpus: Corpus) -> tuple[str, ...]:
 
 
 def proxy_domains(question: Question, corpus: Corpus) -> list[Domain]:
-    """Returns the domains with the tokens that proxies may use, as the corpus counts them."""
-    counted = {domain.name: domain for domain in corpus.as_domains()}
+    """Returns the domains with the tokens that proxies may use, as the corpus counts them.
+
+    A domain that was made of others has no text of its own there: it is what mixlaw.toml says.
+    """
+    named = {domain.name: domain for domain in question.domains}
+    counted = named | {domain.name: domain for domain in corpus.as_domains()}
     limits = token_limits(question, corpus)
     if not limits:
         return [counted[domain.name] for domain in question.domains]
