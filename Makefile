@@ -16,7 +16,7 @@ export MKL_NUM_THREADS = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check lint types imports format docs docs-check clean \
 	bench-decide bench-demo bench-throughput bench-kills bench-coverage \
-	bench-paper bench-regmix bench-slimpajama bench-overtraining bench-speed bench-optimum
+	bench-paper bench-regmix bench-slimpajama bench-overtraining bench-speed bench-scale bench-optimum
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*?## ' $(ROOT)/Makefile | awk -F ':.*?## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -95,6 +95,9 @@ bench-overtraining: $(ROOT)/.venv/.dev ## Judges the loss and error laws on the 
 
 bench-speed: $(ROOT)/.venv/.dev ## Times fits against the official recipe.
 	@cd $(ROOT) && $(BIN)/python benchmarks/speed.py --fit $(DATA) $(ARGS)
+
+bench-scale: $(ROOT)/.venv/.dev ## Judges the law at another scale and steps saved on the published runs.
+	@cd $(ROOT) && $(BIN)/python benchmarks/scale.py $(DATA) $(ARGS)
 
 bench-optimum: $(ROOT)/.venv/.dev ## Times the optimum beside CVXPY, the paper's grid and RegMix's draws.
 	@cd $(ROOT) && $(BIN)/python benchmarks/optimum.py --fit $(DATA) $(ARGS)

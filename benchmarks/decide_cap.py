@@ -2,11 +2,10 @@
 
 The demo's design is trained and its law chosen and fitted as `mixlaw demo` does. A cap on code that
 binds has a price: by how much the loss falls per unit of share by which the cap is raised. The cap
-is raised until the predicted change of the optimum is four standard deviations of the difference of
-two means over the seeds that are trained, that is 4 sqrt(2 / S) times the standard deviation
-between seeds, as the design's repeated mixtures tell it. Then both optima are trained with S fresh
-seeds, the same ones, and the measured change is compared with what the price promised at either end
-of the move and with what solving again promised. What is trained stays in the folder.
+is raised until the predicted change of the optimum is four standard deviations between seeds, as
+the design's repeated mixtures tell them. Then both optima are trained with the same fresh seeds,
+and the measured change is compared with what the price promised at either end of the move and with
+what solving again promised. What is trained stays in the folder.
 
     python benchmarks/decide_cap.py [--folder bench/decide/cap] [--slots 2] [--seed 0] [--json]
 """
@@ -41,7 +40,7 @@ DOMAIN = "code"
 SEEDS = 6
 """Fresh seeds of each optimum."""
 SDS = 4.0
-"""Predicted change, in standard deviations of the difference of two means over the seeds."""
+"""Predicted change, in standard deviations between seeds."""
 LOW_CAPS = (0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the free optimum's proportion at which the lower cap is tried: the first from which the
 move still ends at a cap that binds."""
@@ -100,7 +99,7 @@ def run_part(
             raise SystemExit(f"{counts.failed} of {counts.total} runs failed: see `mixlaw status`")
         fit = study.fit(on_progress=live.stage)
         objective = study.question.objective(fit.targets)
-        move = plan_move(fit, objective, _region(study, fit), seeds=seeds, sds=sds)
+        move = plan_move(fit, objective, _region(study, fit), sds=sds)
         mixtures = [_as_mixture(fit, minimum, cap, study) for minimum, cap in
                     zip(move.minima, move.caps, strict=True)]  # fmt: skip
         assert study.corpus is not None
@@ -111,14 +110,12 @@ def run_part(
     return summarize(fit, objective, move, mixtures, measured_KS)
 
 
-def plan_move(
-    fit: FitResult, objective: WeightedLoss, region: Region, *, seeds: int, sds: float
-) -> Move:
+def plan_move(fit: FitResult, objective: WeightedLoss, region: Region, *, sds: float) -> Move:
     """Returns the move of the cap that is predicted to change the loss by so many deviations."""
     function = objective.function(fit)
     free = minimize_objective(function, region).r_M[fit.domains.index(DOMAIN)]
     seed_sd = float(fit.seed_sd(objective.row(fit)[None])[0])
-    goal = sds * math.sqrt(2 / seeds) * seed_sd
+    goal = sds * seed_sd
 
     def solve(cap: float) -> Minimum:
         caps = [min(own, cap) if name == DOMAIN else own

@@ -362,3 +362,27 @@ def test_shifting_an_unknown_constraint_is_refused() -> None:
 def test_a_single_domain_needs_no_mixture() -> None:
     with pytest.raises(Exception, match="at least two domains"):
         Constraints(domains=(Domain(name="a"),))
+
+
+def test_a_point_that_breaks_a_ball_by_rounding_needs_no_projection() -> None:
+    # Met on the demo with `mixlaw optimize --cap code=0.3 --kl 0.05`: Clarabel made no progress.
+    names = domain_names(5)
+    reference = (
+        0.38229100610301836, 0.27797375682673015, 0.05320312302698166, 0.1574377147164307,
+        0.1290943993268391,
+    )  # fmt: skip
+    region = Constraints(
+        domains=tuple(Domain(name=name) for name in names),
+        floors=dict.fromkeys(names, 0.04),
+        caps={"d1": 0.3},
+        reference=Mixture.of(dict(zip(names, reference, strict=True))),
+        kl_to_reference=0.05,
+    ).region()
+    point_M = np.array(
+        [0.28725634591651483, 0.29915308029953114, 0.06701895768224911, 0.12024535117071478]
+        + [0.22632626493099028]
+    )
+    assert not region.contains(point_M, 0.0)
+    moved_M = region.nearest(point_M)
+    assert region.contains(moved_M, 1e-12)
+    assert np.max(np.abs(moved_M - point_M)) < 1e-8

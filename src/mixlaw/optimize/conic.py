@@ -20,6 +20,9 @@ from mixlaw.errors import OptimizeError
 from mixlaw.optimize.cones import Cone, solve_cone
 from mixlaw.optimize.region import ConstraintName, KLBall, L1Ball, Region, RunsBall
 
+_ROUNDING = 1e-8
+"""What is broken by less is met by a move towards the middle instead of a projection."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ConicForm:
@@ -256,7 +259,7 @@ def project(region: Region, r_M: Float[np.ndarray, " M"]) -> Float[np.ndarray, "
     Raises:
         OptimizeError: The region is empty.
     """
-    if region.contains(r_M, ROUNDING):
+    if region.contains(r_M, _ROUNDING):
         nearby_M = clean(region, r_M)
         if region.contains(nearby_M, 1e-12):
             return nearby_M  # the program would have nothing to do, and its solver may give up
