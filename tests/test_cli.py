@@ -274,6 +274,34 @@ def test_a_path_that_can_not_be_used_is_no_defect(tmp_path: Path, capsys: Captur
     )
 
 
+def test_next_runs_of_a_study_without_text_are_handed_to_the_teams_trainer(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    study = copy_imported(tmp_path)
+    answer = call_here(
+        capsys, "plan", "--next", "1", "--method", "space", "--study", str(study.path)
+    )
+    assert answer.code == 0, answer.err
+    assert "`mixlaw plan --write`" in answer.out
+    assert "`mixlaw run`" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--keep",), "--keep goes with --next"),
+        (("--next", "2", "--best", "5"), "--best goes without --next"),
+        (("--next", "2", "--write", "mixtures"), "--write is of the whole plan"),
+    ],
+)
+def test_options_of_plan_that_would_do_nothing_are_refused(
+    options: tuple[str, ...], message: str, capsys: Capture
+) -> None:
+    answer = call_here(capsys, "plan", *options)
+    assert answer.code == 2
+    assert message in answer.err
+
+
 def test_usage_errors_name_what_is_wrong(capsys: Capture) -> None:
     answer = call_here(capsys, "run", "--slots", "0")
     assert (answer.code, answer.out) == (2, "")

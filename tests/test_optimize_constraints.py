@@ -378,10 +378,10 @@ def test_a_point_that_breaks_a_ball_by_rounding_needs_no_projection() -> None:
         reference=Mixture.of(dict(zip(names, reference, strict=True))),
         kl_to_reference=0.05,
     ).region()
-    point_M = np.array(
-        [0.28725634591651483, 0.29915308029953114, 0.06701895768224911, 0.12024535117071478]
-        + [0.22632626493099028]
-    )
+    point_M = np.array([
+        0.28725634591651483, 0.29915308029953114, 0.06701895768224911, 0.12024535117071478,
+        0.22632626493099028,
+    ])  # fmt: skip
     assert not region.contains(point_M, 0.0)
     moved_M = region.nearest(point_M)
     assert region.contains(moved_M, 1e-12)

@@ -49,10 +49,13 @@ def show_next(
         print_lines(f"they take {found.tokens:.3g} tokens{cost}")
     if found.pending:
         print_lines(f"{len(found.pending)} mixtures of earlier advice are taken to be trained too")
+    trains = (
+        "`mixlaw run`" if study.corpus is not None else "your trainer, by `mixlaw plan --write`,"
+    )
     if found.path is None:
-        print_lines("`--keep` keeps them in the study, and `mixlaw run` then trains them")
+        print_lines(f"`--keep` keeps them in the study, and {trains} then trains them")
     else:
-        print_lines(f"kept in {found.path}: `mixlaw run` trains them with the design")
+        print_lines(f"kept in {found.path}: {trains} trains them with the design")
 
 
 def show_group(study: "Study", size: int, *, as_json: bool) -> None:

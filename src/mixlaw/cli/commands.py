@@ -191,13 +191,20 @@ def plan(
     from mixlaw.cli.results import show_plan
     from mixlaw.cli.show import print_json, print_lines
 
+    is_next = not (following is None and tokens is None and flops is None)
+    if is_next and best is not None:
+        raise typer.BadParameter("--best goes without --next, --tokens and --flops")
+    if keep and not is_next:
+        raise typer.BadParameter("--keep goes with --next, --tokens or --flops")
+    if write is not None and (is_next or best is not None):
+        raise typer.BadParameter("--write is of the whole plan; --keep makes next runs part of it")
     opened = open_study(study)
     if best is not None:
         from mixlaw.cli.advising import show_group
 
         show_group(opened, best, as_json=as_json)
         return
-    if following is not None or tokens is not None or flops is not None:
+    if is_next:
         from mixlaw.cli.advising import show_next
 
         show_next(

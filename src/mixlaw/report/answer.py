@@ -58,7 +58,7 @@ def price_sentence(data: ReportData) -> str:
     binding = count_words(len(prices), "constraint binds", "constraints bind")
     return (
         f"{text[0].upper()}{text[1:]}, the optimum chosen anew. {binding} at a price. A price is"
-        " about the law at the runs' scale: it says nothing of text that differs from what is on"
+        " about the law: it says nothing of text that differs from what is on"
         " hand."
     )
 

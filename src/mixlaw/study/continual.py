@@ -194,7 +194,8 @@ def continued_tables(
         raise StudyError(
             "the study has no runs that go on from a model",
             where=str(study.path),
-            do="train some with `mixlaw critical --train`, or import them with `mixlaw import`",
+            do="train some with `mixlaw critical --train`, which"
+            f" {SECTION} describes, or import them with `mixlaw import`",
         )
     runs = check_runs(fill_shares(pl.concat([part[0] for part in parts], how="diagonal")))
     observations = check_observations(pl.concat([part[1] for part in parts]))
