@@ -277,7 +277,7 @@ def test_a_path_that_can_not_be_used_is_no_defect(tmp_path: Path, capsys: Captur
 def test_next_runs_of_a_study_without_text_are_handed_to_the_teams_trainer(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    study = copy_imported(tmp_path)
+    study = copy_imported(tmp_path / "s")
     answer = call_here(
         capsys, "plan", "--next", "1", "--method", "space", "--study", str(study.path)
     )

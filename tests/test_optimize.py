@@ -118,6 +118,9 @@ def test_a_baseline_that_is_the_optimum_is_no_evidence_of_a_gain(fit: FitResult)
     allowed = CappedSimplex.of(fit.domains, floors=0.04)
     best = optimize_mixture(fit, objective, allowed)
     again = optimize_mixture(fit, objective, allowed, baselines={"same": best.mixture})
+    with pytest.raises(OptimizeError, match="not compared with 'nobody'") as caught:
+        again.gain_over("nobody")
+    assert caught.value.do == "the baselines are same"
     gain = again.gain_over("same")
     assert gain.verdict == "no evidence"
     assert gain.value == pytest.approx(0.0, abs=1e-9)

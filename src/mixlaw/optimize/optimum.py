@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from mixlaw.domains import Domain, Scale
+from mixlaw.errors import OptimizeError
 from mixlaw.fit.result import FitResult
 from mixlaw.mixtures import CappedSimplex, Mixture
 from mixlaw.optimize.baselines import distance_to_runs
@@ -118,8 +119,18 @@ class Optimum:
         return self.gains[0].verdict if self.gains else "no baseline"
 
     def gain_over(self, baseline: str) -> Gain:
-        """Returns the gain over a baseline by its name."""
-        return next(gain for gain in self.gains if gain.baseline == baseline)
+        """Returns the gain over a baseline by its name.
+
+        Raises:
+            OptimizeError: It was not compared with such a baseline.
+        """
+        gains = {gain.baseline: gain for gain in self.gains}
+        if baseline not in gains:
+            raise OptimizeError(
+                f"the optimum was not compared with {baseline!r}",
+                do=f"the baselines are {', '.join(gains) or 'none'}",
+            )
+        return gains[baseline]
 
 
 def optimize_mixture(
